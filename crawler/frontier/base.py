@@ -1,0 +1,64 @@
+"""The frontier's seam: what to visit next, who is at it, what came of it.
+
+Promises of every implementation, held by one contract test (``tests/frontier/test_contract.py``):
+
+* A request is remembered once, under ``(kind, url)``; putting it again changes nothing.
+* `Frontier.put` and `Frontier.complete` are durable when they return. ``complete`` writes state, discovered
+  requests and record in one transaction: all of it or nothing.
+* A leased request comes back to the queue when its time is up, or ends as ``poison`` after too many deliveries
+  without a verdict. The first verdict wins; later ones are ``duplicate`` and change nothing.
+* A host has one `Turn` at a time (``per_host`` with gap 0), and the next turn starts no earlier than a gap after
+  the end, or the expiry, of the last.
+* Nothing of an origin is leased before its robots.txt is known, except the request for robots.txt itself.
+* ``drained`` is said only when nothing is leased, nothing is ready and nothing becomes ready within the patience.
+* Every method may be called from any thread, takes and returns plain data, and reads the time from the
+  frontier's own clock.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from crawler.model import FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, Verdict
+
+#: Version of the eight methods and their data. Worker and frontier must agree on it.
+PROTOCOL = 1
+
+
+class Frontier(Protocol):
+    """The eight methods behind which every queue stands."""
+
+    def hello(self, worker: str, protocol: int) -> dict[str, Any]:
+        """Announce a worker; frees whatever an earlier life of it held. Returns the crawl's settings.
+
+        Raises:
+            AccessError: the protocol versions differ.
+        """
+        ...
+
+    def put(self, requests: Sequence[Request]) -> int:
+        """Add requests durably; returns how many were new."""
+        ...
+
+    def lease(self, worker: str, kinds: Sequence[Kind], limit: int, seconds: float, wait: float) -> Grant:
+        """Up to ``limit`` requests in turns, on loan for ``seconds``; blocks up to ``wait`` seconds for work."""
+        ...
+
+    def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> tuple[str, ...]:
+        """Renew leases to ``seconds`` from now; returns the tokens that are lost."""
+        ...
+
+    def complete(self, worker: str, outcomes: Sequence[Outcome], ended_turns: Sequence[str]) -> tuple[Verdict, ...]:
+        """Settle outcomes durably and free the hosts of ended turns; one verdict an outcome, in order."""
+        ...
+
+    def records(self, after: int, limit: int) -> tuple[tuple[int, ImageRecord], ...]:
+        """Records with their numbers, in the order of their verdicts, from the first number above ``after``."""
+        ...
+
+    def stats(self) -> FrontierStats:
+        """All counts, read at one instant."""
+        ...
+
+    def close(self) -> None:
+        """Write what is pending and let go of everything; the frontier can't be used afterwards."""
+        ...

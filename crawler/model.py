@@ -1,0 +1,248 @@
+"""The words of the crawl: frozen, plain data that travels between processes and rests in the frontier.
+
+Seconds are floats. Nothing here does any work beyond building another value: no sockets, no clocks, no loggers.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from crawler.errors import RequestFailed
+
+#: What a request is for: a page to harvest, an image to download, the rules of an origin, a list to read.
+Kind = Literal["page", "image", "robots", "list"]
+
+#: What came of a lease: settled for good, to be tried again, given back untouched, goes on elsewhere.
+OutcomeStatus = Literal["done", "retry", "released", "moved"]
+
+#: Final state of an image URL.
+RecordStatus = Literal["success", "duplicate", "failed"]
+
+#: What the frontier answers to one outcome: first verdict, later verdict, unknown lease.
+Verdict = Literal["accepted", "duplicate", "stale"]
+
+#: ``work``: turns are attached; ``wait``: nothing now, ask again; ``draining``: stopping, finish what you
+#: hold; ``drained``: the crawl is over.
+GrantState = Literal["work", "wait", "draining", "drained"]
+
+#: Every reason besides ``http-<code>`` with which a request may end.
+REASONS = frozenset(
+    """timeout too-slow dns connect tls too-large too-small filtered decompression-limit truncated
+    not-an-image unsupported-format corrupt pixels-limit robots robots-unreachable opted-out
+    blocked-address bad-url unsupported-scheme redirect-limit rate-limited host-down trap poison disk
+    lost-file pin-mismatch hook cancelled internal""".split()
+)
+
+
+class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What to visit. Its identity is ``(kind, url)``; the rest is how it was found and where it stands."""
+
+    #: Canonical URL (`crawler.urls.canonicalize`), under which it is remembered for ever.
+    url: str
+    kind: Kind = "page"
+    #: Where to fetch instead of ``url``, after redirects; empty: ``url`` itself.
+    target: str = ""
+    #: Redirects followed so far.
+    hops: int = 0
+    #: Links between the seed and here; an image has the depth of its page.
+    depth: int = 0
+    #: Greater goes first, with ``--order priority``.
+    priority: int = 0
+    #: Seed URL that this branch of the crawl began with; scope is measured against it.
+    seed: str = ""
+    #: URL of the page that names it; empty for seeds and lists.
+    referrer: str = ""
+    #: Mechanism that names it, such as ``img``, ``srcset`` or ``og:image``.
+    source: str = ""
+    #: Words found around an image.
+    alt: str = ""
+    title: str = ""
+    caption: str = ""
+    #: For ``list``: what its lines are, and the byte to read on from.
+    entries: Kind = "page"
+    offset: int = 0
+
+    @property
+    def location(self) -> str:
+        """The URL to fetch now."""
+        return self.target or self.url
+
+
+class Lease(Struct, frozen=True, kw_only=True):
+    """A request on loan to one worker, until its verdict or until the time is up."""
+
+    request: Request
+    #: Names this delivery to this worker; nobody else can complete it.
+    token: str
+    #: How often the request was handed out, this time included.
+    deliveries: int = 1
+
+
+class Turn(Struct, frozen=True, kw_only=True):
+    """The right to one host for a while, with the leases to work off one after the other."""
+
+    id: str
+    #: Host key (`crawler.urls.host_key`).
+    host: str
+    #: Seconds from the start of one request to the start of the next.
+    gap: float = 0.0
+    #: Origin → the robots.txt lines that concern us; a missing origin has no rules.
+    robots: dict[str, str] = {}
+    leases: tuple[Lease, ...] = ()
+
+
+class Grant(Struct, frozen=True, kw_only=True):
+    """Answer to a call for work."""
+
+    turns: tuple[Turn, ...] = ()
+    state: GrantState = "wait"
+    #: Seconds after which asking again may bring work.
+    retry_in: float = 0.0
+
+
+class RobotsRules(Struct, frozen=True, kw_only=True):
+    """What one origin's robots.txt means for us (RFC 9309)."""
+
+    #: Lines that concern our agent; empty: everything is allowed.
+    text: str = ""
+    #: False: the file could not be had for now, so the origin must not be visited (RFC 9309 §2.3.1.4).
+    reachable: bool = True
+    #: Seconds between requests that the file asks for, if it does.
+    crawl_delay: float | None = None
+    #: URLs of the ``Sitemap:`` lines.
+    sitemaps: tuple[str, ...] = ()
+    #: Seconds for which this may be believed.
+    lifetime: float = 86_400.0
+
+
+class ImageRecord(Struct, frozen=True, kw_only=True):
+    """One row of the manifest: what became of one image URL."""
+
+    url: str
+    final_url: str = ""
+    status: RecordStatus = "failed"
+    #: Empty for success, else one of `REASONS` or ``http-<code>``.
+    reason: str = ""
+    page_url: str = ""
+    source: str = ""
+    alt: str = ""
+    title: str = ""
+    caption: str = ""
+    #: Id of the store that has the file (``store.json``), and the file's path in it.
+    store: str = ""
+    path: str = ""
+    sha256: str = ""
+    bytes: int = 0
+    format: str = ""
+    #: Pixels.
+    width: int = 0
+    height: int = 0
+    http_status: int = 0
+    attempts: int = 0
+    worker: str = ""
+    #: Time of the verdict, seconds since the epoch.
+    fetched_at: float = 0.0
+    #: Seconds that the last attempt took.
+    elapsed: float = 0.0
+    depth: int = 0
+
+
+class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What came of one request. Handlers leave ``token`` empty; the worker fills it in."""
+
+    status: OutcomeStatus
+    token: str = ""
+    #: Why it is not a success; empty where it is.
+    reason: str = ""
+    #: Requests found on the way, to be put in the same transaction.
+    discovered: tuple[Request, ...] = ()
+    #: The manifest row, for images that are settled (also with ``retry``: used if that was the last attempt).
+    record: ImageRecord | None = None
+    #: ``moved``: the request as it goes on (another target, another offset); same kind and url.
+    successor: Request | None = None
+    #: ``retry``: not before so many seconds; None: the frontier's back-off decides.
+    retry_in: float | None = None
+    #: What was learned of the host: seconds it asked us to stay away, whether it is overloaded, seconds per request.
+    host_wait: float | None = None
+    overloaded: bool = False
+    latency: float = 0.0
+    #: For ``robots`` requests: the rules.
+    robots: RobotsRules | None = None
+    #: Bytes that came over the network.
+    received: int = 0
+
+
+class WorkerStats(Struct, frozen=True, kw_only=True):
+    """One worker as the frontier sees it."""
+
+    name: str
+    leases: int = 0
+    settled: int = 0
+    #: Seconds since its last call.
+    silent: float = 0.0
+
+
+class FrontierStats(Struct, frozen=True, kw_only=True):
+    """The one source of every number shown. Images: waiting + leased + success + duplicate + failed = discovered."""
+
+    state: GrantState = "wait"
+    discovered: int = 0
+    waiting: int = 0
+    leased: int = 0
+    success: int = 0
+    duplicate: int = 0
+    failed: int = 0
+    #: Pages, counted apart; ``pages_done`` without the failed ones.
+    pages_waiting: int = 0
+    pages_leased: int = 0
+    pages_done: int = 0
+    pages_failed: int = 0
+    #: Pages that the user named, and those of them that could not be had.
+    seeds: int = 0
+    seeds_failed: int = 0
+    #: Lists still being read.
+    lists_open: int = 0
+    #: Reason → number, for failed images and for failed pages.
+    reasons: dict[str, int] = {}
+    page_reasons: dict[str, int] = {}
+    #: Bytes of saved images, each counted once.
+    bytes: int = 0
+    #: Hosts seen, and hosts with something waiting.
+    hosts: int = 0
+    hosts_waiting: int = 0
+    #: The only host with something waiting and the gap in seconds it must keep, where that limits the crawl.
+    limiting_host: str = ""
+    limiting_gap: float = 0.0
+    #: Lines of input lists that were no URL.
+    bad_lines: int = 0
+    workers: tuple[WorkerStats, ...] = ()
+
+
+def describe(request: Request, **fields: object) -> ImageRecord:
+    """The record of ``request`` with what is known before any fetch; ``fields`` fill in or override the rest."""
+    known: dict[str, object] = {
+        "url": request.url,
+        "final_url": request.location,
+        "page_url": request.referrer,
+        "source": request.source,
+        "alt": request.alt,
+        "title": request.title,
+        "caption": request.caption,
+        "depth": request.depth,
+    }
+    return ImageRecord(**(known | fields))  # type: ignore[arg-type]  # fields are checked by their users' tests
+
+
+def failure(request: Request, error: RequestFailed, elapsed: float = 0.0) -> Outcome:
+    """The outcome of a request that failed with ``error`` after ``elapsed`` seconds."""
+    record = None
+    if request.kind == "image":
+        record = describe(request, reason=error.reason, http_status=error.http_status, elapsed=elapsed)
+    return Outcome(
+        status="retry" if error.retryable else "done",
+        reason=error.reason,
+        record=record,
+        host_wait=error.host_wait,
+        overloaded=error.overloaded,
+        latency=elapsed,
+    )
