@@ -33,7 +33,7 @@ _HOMES = {
     "run": "crawl",
 }
 
-__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604  # every element is a string
+__all__ = [*sorted(_HOMES), "__version__"]
 
 
 def __getattr__(name: str) -> Any:

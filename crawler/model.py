@@ -27,10 +27,13 @@ GrantState = Literal["work", "wait", "draining", "drained"]
 
 #: Every reason besides ``http-<code>`` with which a request may end.
 REASONS = frozenset(
-    """timeout too-slow dns connect tls too-large too-small filtered decompression-limit truncated
-    not-an-image unsupported-format corrupt pixels-limit robots robots-unreachable opted-out
-    blocked-address bad-url unsupported-scheme redirect-limit rate-limited host-down trap poison disk
-    lost-file pin-mismatch hook cancelled internal""".split()
+    {
+        *("timeout", "too-slow", "dns", "connect", "tls", "too-large", "too-small", "filtered"),
+        *("decompression-limit", "truncated", "not-an-image", "unsupported-format", "corrupt", "pixels-limit"),
+        *("robots", "robots-unreachable", "opted-out", "blocked-address", "bad-url", "unsupported-scheme"),
+        *("redirect-limit", "rate-limited", "host-down", "trap", "poison", "disk", "lost-file"),
+        *("pin-mismatch", "hook", "cancelled", "internal"),
+    }
 )
 
 
@@ -168,6 +171,8 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     latency: float = 0.0
     #: For ``robots`` requests: the rules.
     robots: RobotsRules | None = None
+    #: For ``list`` requests: lines that were no URL.
+    rejected: int = 0
     #: Bytes that came over the network.
     received: int = 0
 
