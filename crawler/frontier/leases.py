@@ -1,0 +1,152 @@
+"""Who holds what: open turns, the leases in them, what was lost how often, and the tokens that prove a delivery.
+
+In memory, with every change noted in the journal. Not thread-safe: the frontier that owns it holds the lock.
+"""
+
+import hmac
+import secrets
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from crawler.frontier.journal import Journal, LeasedTurn, Lost, Settled
+from crawler.frontier.ledger import Entry
+from crawler.frontier.schedule import Host
+from crawler.model import Kind
+
+
+@dataclass(eq=False, slots=True)
+class OpenTurn:
+    """A turn on loan, until it has ended and every row of it has its verdict."""
+
+    id: str
+    worker: str
+    host: Host
+    #: Rows without a verdict, and how many there were at first.
+    entries: dict[int, Entry]
+    size: int
+    #: Clock time at which it is lost, and the seconds that were asked for last.
+    until: float
+    seconds: float
+    ended: bool = False
+
+
+class Leases:
+    """Every turn on loan.
+
+    Args:
+        journal: where changes are noted.
+        secret: key of the tokens; with the same key they stay good across restarts.
+    """
+
+    def __init__(self, journal: Journal, secret: bytes) -> None:
+        self._journal = journal
+        self._secret = secret
+        self.turns: dict[str, OpenTurn] = {}
+        #: Row → the turn in which it is on loan.
+        self.holder: dict[int, OpenTurn] = {}
+        #: Row → deliveries that ended without a verdict.
+        self.losses: dict[int, int] = {}
+        self._kinds: Counter[Kind] = Counter()
+
+    def open(self, worker: str, host: Host, entries: dict[int, Entry], *, seconds: float, now: float) -> OpenTurn:
+        """Lend entries to a worker until ``seconds`` from now."""
+        turn = self._add(OpenTurn(secrets.token_hex(8), worker, host, entries, len(entries), now + seconds, seconds))
+        self._journal.write(_note(turn))
+        return turn
+
+    def resume(self, note: LeasedTurn, host: Host, entries: dict[int, Entry], now: float) -> None:
+        """A turn that was on loan when an earlier master died: its worker has one more lease time."""
+        turn = OpenTurn(note.turn, note.worker, host, entries, len(note.rows), now + note.seconds, note.seconds)
+        self._add(turn)
+
+    def _add(self, turn: OpenTurn) -> OpenTurn:
+        self.turns[turn.id] = turn
+        for row, entry in turn.entries.items():
+            self.holder[row] = turn
+            self._kinds[entry.request.kind] += 1
+        return turn
+
+    def leased(self, kind: Kind) -> int:
+        """Requests of a kind on loan."""
+        return self._kinds[kind]
+
+    def of(self, worker: str) -> list[OpenTurn]:
+        """The turns of a worker."""
+        return [turn for turn in self.turns.values() if turn.worker == worker]
+
+    def token(self, row: int, turn: OpenTurn) -> str:
+        """The proof that ``row`` was delivered in ``turn`` to its worker."""
+        return f"{row}.{turn.id}.{self._seal(row, turn.id, turn.worker)}"
+
+    def check(self, worker: str, token: str) -> tuple[int, OpenTurn | None]:
+        """Row of a token and the turn in which it is still open; row -1 where the token is not this worker's."""
+        row, _, rest = token.partition(".")
+        name, _, seal = rest.partition(".")
+        if not (row.isascii() and row.isdigit()) or not seal.isascii():
+            return -1, None
+        if not hmac.compare_digest(seal, self._seal(int(row), name, worker)):
+            return -1, None
+        turn = self.turns.get(name)
+        return int(row), turn if turn is not None and int(row) in turn.entries else None
+
+    def let_go(self, rows: Collection[int]) -> None:
+        """Rows have their verdicts, or go back uncharged: whoever holds them holds them no longer."""
+        for row in rows:
+            self._drop(row)
+            self.losses.pop(row, None)
+        self._journal.write(Settled(rows=tuple(rows)))
+        for turn in [turn for turn in self.turns.values() if turn.ended and not turn.entries]:
+            self._forget(turn)
+
+    def lose(self, turn: OpenTurn) -> list[Entry]:
+        """A turn's worker is gone; returns its rows, last first, each charged with a loss.
+
+        Only a row that was alone in its turn is surely to blame. One that was lost among others is marked, and its
+        next delivery is one by itself.
+        """
+        entries = list(reversed(turn.entries.values()))
+        for entry in entries:
+            self._drop(entry.row)
+            before = self.losses.get(entry.row, 0)
+            self.losses[entry.row] = before + 1 if turn.size == 1 else max(before, 1)
+        self._journal.write(Lost(rows={entry.row: self.losses[entry.row] for entry in entries}))
+        return entries
+
+    def end(self, turn: OpenTurn) -> None:
+        """The turn is over; it is forgotten once all its rows have their verdicts."""
+        turn.ended = True
+        if not turn.entries:
+            self._forget(turn)
+
+    def close(self) -> None:
+        """Leave a journal of just what is open."""
+        self._journal.restart((_note(turn) for turn in self.turns.values()), self.losses)
+        self._journal.close()
+
+    def _forget(self, turn: OpenTurn) -> None:
+        del self.turns[turn.id]
+        self._journal.write(Settled(turns=(turn.id,)))
+        if self._journal.wants_compaction:
+            self._journal.restart((_note(turn) for turn in self.turns.values()), self.losses)
+
+    def _drop(self, row: int) -> None:
+        turn = self.holder.pop(row, None)
+        if turn is not None:
+            self._kinds[turn.entries.pop(row).request.kind] -= 1
+
+    def _seal(self, row: int, turn: str, worker: str) -> str:
+        text = f"{row}.{turn}.{worker}".encode(errors="surrogatepass")
+        return blake2b(text, key=self._secret, digest_size=8).hexdigest()
+
+
+def _note(turn: OpenTurn) -> LeasedTurn:
+    return LeasedTurn(
+        turn=turn.id, worker=turn.worker, host=turn.host.key, rows=tuple(turn.entries), seconds=turn.seconds
+    )
+
+
+def soonest_loss(turns: Iterable[OpenTurn]) -> float:
+    """Clock time at which the first of these turns is lost."""
+    return min((turn.until for turn in turns), default=float("inf"))

@@ -1,0 +1,88 @@
+"""The rules of politeness as pure functions: how slowly, how many at once, how long to stay away.
+
+Nothing here knows a clock or a queue. Seconds are floats; ``draw`` is a number in [0, 1) from the caller's dice.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from crawler.urls import is_loopback
+
+#: Order within one host's queue.
+Order = Literal["fifo", "lifo", "priority"]
+
+#: Longest Crawl-delay and longest adaptive gap that are kept, seconds.
+MAX_CRAWL_DELAY = 300.0
+MAX_ADAPTIVE_GAP = 60.0
+#: A turn is no more work than this, seconds, so that its lease outlives it by far.
+TURN_SECONDS = 10.0
+#: A slow host is asked at most every so many times the seconds it needs for an answer.
+LATENCY_FACTOR = 2.0
+#: Longest that a host's Retry-After or our back-off keeps us away, seconds.
+MAX_HOST_WAIT = 86_400.0
+
+#: Reasons that are tried once more only: each attempt may cost a whole time-out.
+_SLOW_REASONS = frozenset({"timeout", "too-slow"})
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """What the user decided about the pace and the bounds of a crawl; None means the default for that host."""
+
+    #: Seconds between the starts of two requests to a host; None: 1.0, on loopback 0.
+    delay: float | None = None
+    #: Turns at a time for one host, where the gap is 0; None: 1, on loopback 16.
+    per_host: int | None = None
+    #: Whether robots.txt is asked for and obeyed.
+    robots: bool = True
+    order: Order = "fifo"
+    #: Seconds that the end of the crawl waits for what is parked.
+    patience: float = 60.0
+    #: Saved images and visited pages after which no more are handed out; None: no bound.
+    max_images: int | None = None
+    max_pages: int | None = None
+    #: Network attempts for one request, and deliveries that may end without a verdict.
+    max_attempts: int = 5
+    max_losses: int = 3
+
+
+def gap(policy: Policy, host: str, *, crawl_delay: float | None = None, latency: float = 0.0) -> float:
+    """Seconds between the starts of two requests to ``host``, whose answers take ``latency`` seconds."""
+    wanted = policy.delay
+    if wanted is None:
+        wanted = 0.0 if is_loopback(host) else 1.0
+    if wanted > 0:
+        wanted = max(wanted, min(LATENCY_FACTOR * latency, MAX_ADAPTIVE_GAP))
+    return max(wanted, min(crawl_delay or 0.0, MAX_CRAWL_DELAY))
+
+
+def turns(policy: Policy, host: str, gap: float) -> int:
+    """Turns that ``host`` may have at a time: one, unless it wants no gap at all."""
+    if gap > 0:
+        return 1
+    if policy.per_host is not None:
+        return max(1, policy.per_host)
+    return 16 if is_loopback(host) else 1
+
+
+def turn_size(waiting: int, *, asked: int, gap: float, latency: float, free_turns: int) -> int:
+    """Requests in the next turn of a host with ``waiting`` ones: ten seconds' worth, and a fair share at the end."""
+    pace = max(gap, latency)
+    worth = max(1, int(TURN_SECONDS / pace)) if pace > 0 else asked
+    share = -(-waiting // max(1, free_turns))
+    return max(1, min(asked, worth, share))
+
+
+def attempts_allowed(policy: Policy, reason: str) -> int:
+    """Network attempts that a request may have when the last one failed for ``reason``."""
+    return min(2, policy.max_attempts) if reason in _SLOW_REASONS else policy.max_attempts
+
+
+def retry_delay(attempts: int, draw: float) -> float:
+    """Seconds until a request is tried again after ``attempts`` failures: exponential, full jitter, to 5 minutes."""
+    return float(draw * min(300.0, 2.0 ** max(0, attempts - 1)))
+
+
+def overload_delay(level: int, draw: float) -> float:
+    """Seconds that an overloaded host is left alone at its ``level``-th complaint in a row: 1 to 2 times 2, 4, 8, …"""
+    return float(min(300.0, 2.0 ** max(1, level)) * (1.0 + draw))

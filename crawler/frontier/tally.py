@@ -1,0 +1,75 @@
+"""The counts behind every number shown: read from the ledger once, then kept along with it."""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+from crawler.frontier.ledger import DONE, FAILED, WAITING, Entry, Ledger
+from crawler.model import ImageRecord, Kind, Request
+
+_BAD_LINES = "bad_lines"
+
+
+class Tally:
+    """Requests by kind and state, failures by reason, seeds, duplicates, bytes."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.states: Counter[tuple[Kind, int]] = Counter()
+        self.seeds: Counter[int] = Counter()
+        self._reasons: Counter[tuple[Kind, str]] = Counter()
+        for kind, seed, state, reason, number in ledger.census():
+            self.states[kind, state] += number
+            self.seeds[state] += number * seed
+            if state == FAILED:
+                self._reasons[kind, reason] += number
+        self.duplicates = ledger.duplicates()
+        self.bytes = ledger.bytes_saved()
+        self.bad_lines = int(ledger.get_meta(_BAD_LINES) or b"0")
+
+    def reasons(self, kind: Kind) -> dict[str, int]:
+        """Reason → number of failed requests of a kind, most frequent first."""
+        found = Counter({reason: number for (of, reason), number in self._reasons.items() if of == kind and number})
+        return dict(found.most_common())
+
+    def discovered(self, kind: Kind) -> int:
+        return sum(self.states[kind, state] for state in (WAITING, DONE, FAILED))
+
+    def saved(self) -> int:
+        """Images saved for the first time."""
+        return self.states["image", DONE] - self.duplicates
+
+    def add(self, request: Request) -> None:
+        """A request was discovered, or waits again."""
+        self.states[request.kind, WAITING] += 1
+        self.seeds[WAITING] += _is_seed(request)
+
+    def reopen(self, entry: Entry) -> None:
+        """A settled request is no longer so; `add` follows."""
+        self.states[entry.request.kind, entry.state] -= 1
+        self.seeds[entry.state] -= _is_seed(entry.request)
+        if entry.state == FAILED:
+            self._reasons[entry.request.kind, entry.reason] -= 1
+
+    def settle(self, request: Request, reason: str, record: ImageRecord | None) -> None:
+        """A waiting request has its final state."""
+        state = FAILED if reason else DONE
+        self.states[request.kind, WAITING] -= 1
+        self.states[request.kind, state] += 1
+        self.seeds[WAITING] -= _is_seed(request)
+        self.seeds[state] += _is_seed(request)
+        if reason:
+            self._reasons[request.kind, reason] += 1
+        elif record is not None and record.status == "duplicate":
+            self.duplicates += 1
+        elif record is not None:
+            self.bytes += record.bytes
+
+    def count_bad_lines(self, number: int) -> Callable[[], None]:
+        """Lines of a list that were no URL: kept within a transaction, counted when the returned effect is run."""
+        self._ledger.set_meta(_BAD_LINES, str(self.bad_lines + number).encode())
+        return partial(setattr, self, "bad_lines", self.bad_lines + number)
+
+
+def _is_seed(request: Request) -> bool:
+    return request.kind == "page" and request.depth == 0

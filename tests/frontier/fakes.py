@@ -1,0 +1,78 @@
+"""A clock that stands still until it is told to go on, and shorthands for frontier tests."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from crawler.frontier.base import Frontier
+from crawler.model import Grant, ImageRecord, Kind, Outcome, Request, RobotsRules, describe
+
+
+class FakeClock:
+    """Monotonic seconds that only `go` moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def go(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def page(url: str = "http://a.example/", **fields: Any) -> Request:
+    return Request(url=url, kind="page", **fields)
+
+
+def image(url: str = "http://a.example/1.jpg", **fields: Any) -> Request:
+    return Request(url=url, kind="image", **fields)
+
+
+def images(number: int, host: str = "a.example") -> list[Request]:
+    return [image(f"http://{host}/{n}.jpg") for n in range(number)]
+
+
+def lease(
+    frontier: Frontier, *kinds: Kind, worker: str = "w1", limit: int = 100, seconds: float = 120.0, wait: float = 0.0
+) -> Grant:
+    return frontier.lease(worker, kinds or ("robots", "list", "page", "image"), limit, seconds, wait)
+
+
+def urls(grant: Grant) -> list[str]:
+    return [lease.request.url for turn in grant.turns for lease in turn.leases]
+
+
+def tokens(grant: Grant) -> list[str]:
+    return [lease.token for turn in grant.turns for lease in turn.leases]
+
+
+def saved(request: Request, sha256: str = "") -> ImageRecord:
+    digest = sha256 or f"{abs(hash(request.url)):064x}"
+    path = f"images/{digest[:2]}/{digest}.jpg"
+    return describe(request, status="success", store="s1", path=path, sha256=digest, bytes=10, http_status=200)
+
+
+def done(grant: Grant, **fields: Any) -> list[Outcome]:
+    """A good outcome for every lease of a grant."""
+    return [
+        Outcome(
+            status="done",
+            token=lease.token,
+            record=saved(lease.request) if lease.request.kind == "image" else None,
+            robots=RobotsRules() if lease.request.kind == "robots" else None,
+            **fields,
+        )
+        for turn in grant.turns
+        for lease in turn.leases
+    ]
+
+
+def turn_ids(grant: Grant) -> Sequence[str]:
+    return [turn.id for turn in grant.turns]
+
+
+def work_off(frontier: Frontier, *kinds: Kind, worker: str = "w1", limit: int = 100) -> list[str]:
+    """Lease once, settle all of it well, end the turns; returns the URLs."""
+    grant = lease(frontier, *kinds, worker=worker, limit=limit)
+    frontier.complete(worker, done(grant), turn_ids(grant))
+    return urls(grant)
