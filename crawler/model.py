@@ -185,6 +185,8 @@ class WorkerStats(Struct, frozen=True, kw_only=True):
     settled: int = 0
     #: Seconds since its last call.
     silent: float = 0.0
+    #: Whether its last call for work was answered with ``drained`` or ``draining``.
+    is_told: bool = False
 
 
 class FrontierStats(Struct, frozen=True, kw_only=True):
@@ -207,9 +209,11 @@ class FrontierStats(Struct, frozen=True, kw_only=True):
     seeds_failed: int = 0
     #: Lists still being read.
     lists_open: int = 0
-    #: Reason → number, for failed images and for failed pages.
+    #: Reason → number, for failed images and for failed pages, the most frequent first.
     reasons: dict[str, int] = {}
     page_reasons: dict[str, int] = {}
+    #: The same for the robots.txt of origins that could not be had.
+    robots_reasons: dict[str, int] = {}
     #: Bytes of saved images, each counted once.
     bytes: int = 0
     #: Hosts seen, and hosts with something waiting.

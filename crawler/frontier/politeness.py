@@ -79,8 +79,8 @@ def attempts_allowed(policy: Policy, reason: str) -> int:
 
 
 def retry_delay(attempts: int, draw: float) -> float:
-    """Seconds until a request is tried again after ``attempts`` failures: exponential, full jitter, to 5 minutes."""
-    return float(draw * min(300.0, 2.0 ** max(0, attempts - 1)))
+    """Seconds until a request is tried again after ``attempts`` failures: up to 0.5, 1, 2, 4, …, with full jitter."""
+    return float(draw * min(300.0, 2.0 ** (attempts - 2)))
 
 
 def overload_delay(level: int, draw: float) -> float:

@@ -82,6 +82,8 @@ class SqliteFrontier:
         #: Worker → clock time of its last call, and requests it has settled.
         self._seen: dict[str, float] = {}
         self._settled: dict[str, int] = {}
+        #: Workers whose last call for work was answered with the end.
+        self._told: set[str] = set()
         self._draining = False
         self._restore(journal)
 
@@ -108,12 +110,15 @@ class SqliteFrontier:
     def lease(self, worker: str, kinds: Sequence[Kind], limit: int, seconds: float, wait: float) -> Grant:
         with self._changed:
             deadline = self._clock() + wait
+            self._told.discard(worker)
             while True:
                 now = self._note(worker)
                 self._expire(now)
                 turns = [] if self._draining else self._grant(worker, kinds, limit, seconds)
                 state = "work" if turns else self._state(now, at_end=self._fail_parked)
                 next_at = self._next_event(kinds, now)
+                if state in ("draining", "drained"):
+                    self._told.add(worker)
                 if state != "wait" or now >= deadline:
                     return Grant(turns=tuple(turns), state=state, retry_in=max(0.0, next_at - now))
                 self._changed.wait(min(deadline - now, max(0.001, next_at - now)))
@@ -168,6 +173,7 @@ class SqliteFrontier:
                 lists_open=tally.states["list", WAITING],
                 reasons=tally.reasons("image"),
                 page_reasons=tally.reasons("page"),
+                robots_reasons=tally.reasons("robots"),
                 bytes=tally.bytes,
                 hosts=sum(1 for key in self._schedule.hosts if key),
                 hosts_waiting=len(waiting_hosts),
@@ -388,7 +394,13 @@ class SqliteFrontier:
     def _worker_stats(self, now: float) -> Iterable[WorkerStats]:
         for name, seen in self._seen.items():
             leases = sum(len(turn.entries) for turn in self._leases.of(name))
-            yield WorkerStats(name=name, leases=leases, settled=self._settled.get(name, 0), silent=max(0.0, now - seen))
+            yield WorkerStats(
+                name=name,
+                leases=leases,
+                settled=self._settled.get(name, 0),
+                silent=max(0.0, now - seen),
+                is_told=name in self._told and not leases,
+            )
 
 
 def _anew(request: Request) -> Request:

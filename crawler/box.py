@@ -1,0 +1,128 @@
+"""A downloader box: what works for a master, on its machine or on another."""
+
+import platform
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import to_builtins
+
+from crawler.config import CrawlConfig
+from crawler.download.downloader import Downloader
+from crawler.engines.client import RemoteFrontier
+from crawler.engines.join import read_join
+from crawler.fetcher import Limits
+from crawler.frontier.base import PROTOCOL, Frontier
+from crawler.model import GrantState, Kind
+from crawler.robots import RobotsHandler
+from crawler.storage import LocalStore, disk_faults
+from crawler.transport import RequestsFetcher
+from crawler.worker import Handler, Worker, WorkerProgress, WorkerSettings
+
+
+class Download:
+    """A downloader box: works for the master that a join file names until the crawl is over.
+
+    Args:
+        join: the join file.
+        output: directory in which pictures are saved.
+        config: this box's settings; all others come from the master.
+        slot: number of this process among those that share the directory.
+        on_wait: told about every pause: seconds left, reason.
+    """
+
+    def __init__(
+        self,
+        join: Path,
+        output: Path,
+        config: CrawlConfig,
+        *,
+        slot: int = 0,
+        on_wait: Callable[[float, str], None] | None = None,
+    ) -> None:
+        self._output, self._config, self._slot = output, config, slot
+        self.name = "download"
+        self._stop = threading.Event()
+        self._worker: Worker | None = None
+        self._frontier = RemoteFrontier(read_join(join), wait=config.box.wait, on_wait=on_wait, stop=self._stop)
+
+    def run(self) -> GrantState:
+        """Returns ``drained`` when the crawl is over, ``draining`` when the master or we were told to stop.
+
+        Raises:
+            CrawlerError: the disk, the master, or the key.
+        """
+        store = LocalStore(self._output)
+        with disk_faults(self._output):
+            self._output.mkdir(parents=True, exist_ok=True)
+        name = worker_name(store, self._slot)
+        settings = self._frontier.hello(name, PROTOCOL)
+        config = CrawlConfig.load(
+            ("the master's settings", settings), ("this box", {"box": to_builtins(self._config.box)})
+        )
+        worker, fetcher = build_downloader(name, self._frontier, config, self._output)
+        self._worker = worker
+        try:
+            return "draining" if self._stop.is_set() else worker.run()
+        finally:
+            fetcher.close()
+            self._frontier.close()
+
+    def stop(self) -> None:
+        """Finish what is under way, give the rest back."""
+        self._stop.set()
+        if self._worker is not None:
+            self._worker.stop()
+
+    def abort(self) -> None:
+        """Stop, and cut what is under way."""
+        self._stop.set()
+        if self._worker is not None:
+            self._worker.abort()
+
+    @property
+    def progress(self) -> WorkerProgress:
+        return self._worker.progress if self._worker is not None else WorkerProgress()
+
+
+def worker_settings(config: CrawlConfig, *, threads: int) -> WorkerSettings:
+    """A worker's part of the settings."""
+    return WorkerSettings(threads=threads, lease=config.queue.lease, request=config.fetch.total_timeout)
+
+
+def build_fetcher(config: CrawlConfig) -> RequestsFetcher:
+    """A fetcher that keeps the time-outs of the settings; no request outlives half a lease."""
+    fetch = config.fetch
+    limits = Limits(
+        connect=fetch.connect_timeout,
+        first_byte=fetch.first_byte_timeout,
+        total=min(fetch.total_timeout, config.queue.lease / 2),
+    )
+    return RequestsFetcher(limits, config.politeness.agent, contact=config.politeness.contact)
+
+
+def build_downloader(
+    name: str, frontier: Frontier, config: CrawlConfig, output: Path
+) -> tuple[Worker, RequestsFetcher]:
+    """A worker that downloads into ``output``, and the fetcher that its owner closes."""
+    download = config.download
+    store = LocalStore(output, durability=download.durability)
+    fetcher = build_fetcher(config)
+    downloader = Downloader(
+        fetcher,
+        store,
+        types=frozenset(download.types) or None,
+        max_bytes=download.max_bytes,
+        min_size=download.min_size,
+        agent=config.politeness.agent,
+    )
+    handlers: dict[Kind, Handler] = {"image": downloader, "robots": RobotsHandler(fetcher, config.politeness.agent)}
+    settings = worker_settings(config, threads=config.box.threads)
+    return Worker(name, frontier, handlers, settings, store=store, abort=fetcher.abort), fetcher
+
+
+def worker_name(store: LocalStore, slot: int) -> str:
+    """Name of the worker that saves into a store: the same in its next life."""
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", platform.node())[:64] or "box"
+    return f"{host}/{store.id[:8]}-{slot}"

@@ -1,0 +1,256 @@
+"""Settings: one small struct per room, filled from flags, the environment and TOML files.
+
+Precedence: flag, ``CRAWLER_*``, the ``crawl.toml`` of a crawl that goes on, ``crawler.toml`` or ``--config``, default.
+Names are unique over all sections, so a flag needs no section. What workers need to know (`CrawlConfig.shared`) travels
+to them with the frontier's greeting; what concerns one box only stays there.
+"""
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import msgspec
+from msgspec import Struct, structs
+
+from crawler import __version__
+from crawler.errors import ConfigError
+
+#: Names of the settings file of a crawl, and of the one that is read where a command is started.
+CRAWL_FILE = "crawl.toml"
+LOCAL_FILE = "crawler.toml"
+
+
+class CrawlSettings(Struct, frozen=True, kw_only=True):
+    """Bounds of the crawl."""
+
+    order: Literal["fifo", "lifo", "priority"] = "fifo"
+    max_images: int | None = None
+    max_pages: int | None = None
+    #: Seconds that the end waits for hosts that asked us to stay away.
+    patience: float = 60.0
+
+
+class HarvestSettings(Struct, frozen=True, kw_only=True):
+    """Which pages are walked."""
+
+    scope: Literal["page", "path", "host", "domain", "any"] = "host"
+    #: Links from a seed; the default is deep for a site and shallow for a trap.
+    depth: int = 20
+    max_page_bytes: int = 10 * 2**20
+
+
+class PolitenessSettings(Struct, frozen=True, kw_only=True):
+    """How we behave towards hosts."""
+
+    #: Seconds between two requests to a host; None: 1.0, on loopback 0.
+    delay: float | None = None
+    #: Turns at a time for a host without a delay; None: 1, on loopback 16.
+    per_host: int | None = None
+    robots: bool = True
+    user_agent: str = ""
+    #: Mail address or URL of whoever runs the crawl; part of the user agent.
+    contact: str = ""
+
+    @property
+    def agent(self) -> str:
+        """The ``User-Agent`` header: honest about name, version and contact."""
+        return self.user_agent or f"imgcrawler/{__version__}" + (f" (+{self.contact})" if self.contact else "")
+
+
+class FetchSettings(Struct, frozen=True, kw_only=True):
+    """Time-outs in seconds."""
+
+    connect_timeout: float = 10.0
+    first_byte_timeout: float = 20.0
+    total_timeout: float = 60.0
+
+
+class DownloadSettings(Struct, frozen=True, kw_only=True):
+    """Which pictures are kept, and how surely."""
+
+    #: Formats to keep; empty: all that are known.
+    types: tuple[str, ...] = ()
+    max_bytes: int = 20 * 2**20
+    #: Pixels that the shorter side must have.
+    min_size: int = 0
+    durability: Literal["none", "batch", "file", "strict"] = "batch"
+
+
+class QueueSettings(Struct, frozen=True, kw_only=True):
+    """The managed queue."""
+
+    listen: str = "127.0.0.1:0"
+    #: Seconds for which a request is lent to a worker that is not heard of.
+    lease: float = 120.0
+
+
+class BoxSettings(Struct, frozen=True, kw_only=True):
+    """This box's own; never sent to others."""
+
+    #: Downloader processes; 0: threads of the master. None: one for each core, at most 4.
+    workers: int | None = None
+    #: Downloads at a time in each of them.
+    threads: int = 16
+    #: Seconds that a downloader waits for its master at first.
+    wait: float = 60.0
+
+    @property
+    def processes(self) -> int:
+        """Downloader processes to start here."""
+        return min(4, os.cpu_count() or 1) if self.workers is None else self.workers
+
+
+class CrawlConfig(Struct, frozen=True, kw_only=True):
+    """All settings of a crawl, by room."""
+
+    crawl: CrawlSettings = CrawlSettings()
+    harvest: HarvestSettings = HarvestSettings()
+    politeness: PolitenessSettings = PolitenessSettings()
+    fetch: FetchSettings = FetchSettings()
+    download: DownloadSettings = DownloadSettings()
+    queue: QueueSettings = QueueSettings()
+    box: BoxSettings = BoxSettings()
+
+    @classmethod
+    def load(cls, *sources: tuple[str, Mapping[str, Any]]) -> Self:
+        """Merge sources, the strongest last; each with the name that errors call it by.
+
+        Raises:
+            ConfigError: an unknown section or key, or a value that can't be.
+        """
+        merged: dict[str, dict[str, Any]] = {}
+        for where, tables in sources:
+            for section, table in tables.items():
+                merged.setdefault(section, {}).update(_checked(where, section, table))
+        try:
+            config = msgspec.convert(merged, cls)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{sources[-1][0] if sources else 'settings'}: {error}") from error
+        config.check()
+        return config
+
+    def check(self) -> None:
+        """Refuse values that no crawl can work with; raises `ConfigError`."""
+        positive = {
+            "max_bytes": self.download.max_bytes,
+            "max_page_bytes": self.harvest.max_page_bytes,
+            "threads": self.box.threads,
+            "lease": self.queue.lease,
+            "connect_timeout": self.fetch.connect_timeout,
+            "first_byte_timeout": self.fetch.first_byte_timeout,
+            "total_timeout": self.fetch.total_timeout,
+            "max_images": self.crawl.max_images,
+            "max_pages": self.crawl.max_pages,
+            "per_host": self.politeness.per_host,
+        }
+        for name, value in positive.items():
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be above 0, not {value}")
+        for name, number in (
+            ("delay", self.politeness.delay),
+            ("depth", self.harvest.depth),
+            ("patience", self.crawl.patience),
+            ("wait", self.box.wait),
+            ("workers", self.box.workers),
+            ("min_size", self.download.min_size),
+        ):
+            if number is not None and not number >= 0:
+                raise ConfigError(f"{name} must not be below 0, not {number}")
+        if "\n" in self.politeness.agent or "\r" in self.politeness.agent:
+            raise ConfigError("user_agent and contact must be one line")
+
+    def shared(self) -> dict[str, Any]:
+        """What downloaders are told: every section but the box's and the queue's address."""
+        tables: dict[str, Any] = msgspec.to_builtins(self)
+        del tables["box"], tables["queue"]["listen"]
+        return tables
+
+    def to_toml(self) -> str:
+        """The settings as a TOML file; what is at its default is left out."""
+        lines = []
+        for section in self.__struct_fields__:
+            room, default = getattr(self, section), getattr(type(self)(), section)
+            changed = {k: v for k, v in structs.asdict(room).items() if v != getattr(default, k) and v is not None}
+            if changed and section != "box":
+                lines += [f"[{section}]", *(f"{k} = {_toml(v)}" for k, v in changed.items()), ""]
+        return "\n".join(lines)
+
+
+def settings_for(output: Path, flags: Mapping[str, Any], config_file: Path | None = None) -> tuple[CrawlConfig, str]:
+    """The settings of the crawl in ``output``, and what differs from those it had before, as one line.
+
+    Raises:
+        ConfigError: an unknown key, or a value that can't be.
+    """
+    local = config_file or Path(LOCAL_FILE)
+    sources = [(str(local), read_toml(local))] if config_file or local.exists() else []
+    saved = output / CRAWL_FILE
+    before = CrawlConfig.load((str(saved), read_toml(saved))) if saved.exists() else None
+    if before is not None:
+        sources.append((str(saved), read_toml(saved)))
+    config = CrawlConfig.load(*sources, ("command line", from_flags(flags)))
+    changes = set(config.to_toml().splitlines()) ^ set(before.to_toml().splitlines()) if before is not None else set()
+    return config, ", ".join(sorted(line for line in changes if "=" in line))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        ConfigError: it can't be read or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def from_flags(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Flags by name → tables by section; None means that the flag was not given."""
+    tables: dict[str, dict[str, Any]] = {}
+    for name, value in flags.items():
+        if value is not None:
+            tables.setdefault(section_of(name), {})[name] = value
+    return tables
+
+
+def section_of(name: str) -> str:
+    """The section that has a key of that name; raises `ConfigError` with the nearest name where none has."""
+    sections = _sections()
+    for section, names in sections.items():
+        if name in names:
+            return section
+    raise ConfigError(f"unknown setting {name!r}{_guess(name, [n for names in sections.values() for n in names])}")
+
+
+def _sections() -> dict[str, tuple[str, ...]]:
+    return {name: tuple(getattr(CrawlConfig(), name).__struct_fields__) for name in CrawlConfig.__struct_fields__}
+
+
+def _checked(where: str, section: str, table: object) -> dict[str, Any]:
+    """A section's table, with every key known."""
+    sections = _sections()
+    if section not in sections:
+        raise ConfigError(f"{where}: unknown section [{section}]{_guess(section, list(sections))}")
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where}: {section} must be a section: [{section}]")
+    for key in table:
+        if key not in sections[section]:
+            raise ConfigError(f"{where}: unknown key {key!r} in [{section}]{_guess(key, list(sections[section]))}")
+    return dict(table)
+
+
+def _guess(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f". Did you mean {near[0]!r}?" if near else f" (known: {', '.join(sorted(known))})"
+
+
+def _toml(value: object) -> str:
+    """A scalar or a list of strings; JSON writes those as TOML does."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value)

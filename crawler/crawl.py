@@ -1,0 +1,387 @@
+"""The roof's floor plan: the one place where rooms are connected, for a master and for a downloader."""
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from crawler.box import build_downloader, build_fetcher, worker_settings
+from crawler.config import CRAWL_FILE, CrawlConfig, settings_for
+from crawler.engines.base import Elsewhere, Engine
+from crawler.engines.client import RemoteFrontier
+from crawler.engines.join import JoinFile, new_key, read_join, write_join
+from crawler.engines.local import ProcessEngine, ThreadEngine
+from crawler.engines.manager import QueueManager
+from crawler.engines.server import Server
+from crawler.engines.wire import format_address, parse_address
+from crawler.errors import ConfigError, CrawlerError, DiskError
+from crawler.frontier.base import PROTOCOL, Frontier
+from crawler.frontier.politeness import Policy
+from crawler.frontier.sqlite import SqliteFrontier
+from crawler.harvest.harvester import Harvester
+from crawler.harvest.lists import ListReader
+from crawler.manifest import ManifestWriter
+from crawler.model import FrontierStats, ImageRecord, Kind, Request
+from crawler.robots import RobotsHandler
+from crawler.seeds import Source
+from crawler.storage import LocalStore, disk_faults, write_file
+from crawler.worker import Handler, Worker
+
+_log = logging.getLogger(__name__)
+
+#: Seconds between two looks of the master at how things stand.
+_TICK = 0.25
+#: Seconds that a finished master goes on answering, so that its downloaders hear of the end.
+_FAREWELL = 10.0
+#: A worker that holds nothing asks every second; one that was not heard of for so long has left.
+_SILENCE = 3.0
+#: Records taken from the frontier at a time.
+_PAGE = 1_000
+#: Threads that walk pages; hosts set the pace, and parsing is the interpreter's work.
+_HARVEST_THREADS = 8
+#: Names of the workers inside the master.
+_HARVESTER, _THREADS = "harvester", "downloader"
+#: Reasons with which a seed ends that nobody could reach.
+_UNREACHED = frozenset({"dns", "connect", "timeout", "too-slow", "tls", "robots-unreachable", "host-down"})
+
+
+class View(Protocol):
+    """Whoever looks on: bars, lines, or nobody."""
+
+    def update(self, stats: FrontierStats) -> None:
+        """How things stand now; called a few times a second."""
+        ...
+
+    def results(self, records: Sequence[ImageRecord]) -> None:
+        """Image URLs that were settled just now."""
+        ...
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        ...
+
+
+class Silence:
+    """Nobody looks on."""
+
+    def update(self, stats: FrontierStats) -> None:
+        pass
+
+    def results(self, records: Sequence[ImageRecord]) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        _log.info("%s", text)
+
+
+class Summary(Struct, frozen=True, kw_only=True):
+    """How a crawl ended."""
+
+    stats: FrontierStats
+    output: Path
+    #: Seconds.
+    elapsed: float
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 done; 4 no seed could be reached; 8 a seed failed or nothing was saved; 130 interrupted."""
+        stats = self.stats
+        if self.interrupted:
+            return 130
+        if self.is_unreached:
+            return 4
+        return 8 if stats.seeds_failed or not stats.success + stats.duplicate else 0
+
+    @property
+    def complaint(self) -> str:
+        """Why the exit code is not 0, in one line; empty where nothing is to be said."""
+        stats = self.stats
+        reasons = ", ".join(dict.fromkeys([*stats.page_reasons, *stats.robots_reasons]))
+        if self.interrupted:
+            return ""
+        if self.is_unreached:
+            return f"no seed could be reached ({reasons}): check the address and the network"
+        if stats.seeds_failed:
+            return f"{stats.seeds_failed} of {stats.seeds} seeds failed ({reasons})"
+        return "" if stats.success + stats.duplicate else "no image was saved"
+
+    @property
+    def is_unreached(self) -> bool:
+        """Whether every seed failed, and for reasons of the network."""
+        stats = self.stats
+        return 0 < stats.seeds == stats.seeds_failed and stats.page_reasons.keys() <= _UNREACHED
+
+
+class Crawl:
+    """One crawl in one directory, seen from its master.
+
+    Args:
+        output: the directory; made where it is missing, gone on with where it is a crawl's.
+        config: all settings.
+        view: whoever looks on.
+        on_open: called once the directory is there and ours.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        config: CrawlConfig,
+        *,
+        view: View | None = None,
+        on_open: Callable[[], None] | None = None,
+    ) -> None:
+        self.output = output
+        self.config = config
+        self._view = view or Silence()
+        self._on_open = on_open or _do_nothing
+        self._interrupts = 0
+        self._frontier: SqliteFrontier | None = None
+        self._engines: list[Engine] = []
+
+    @property
+    def join(self) -> Path:
+        """The join file."""
+        return self.output / "join"
+
+    def run(self, source: Source, *, downloads_here: bool = True) -> Summary:
+        """Crawl to the end, or until interrupted; with ``downloads_here`` false, downloaders join from elsewhere.
+
+        Raises:
+            CrawlerError: whatever stops a crawl early; it can be gone on with.
+        """
+        requests = source.requests()
+        started = time.monotonic()
+        with ExitStack() as stack:
+            frontier = self._open(stack, requests)
+            manifest = ManifestWriter(self.output)
+            stack.callback(manifest.close)
+            manifest.resume(frontier.records)
+            server = self._serve(frontier, stack)
+            self._engines = [self._harvest(frontier, stack), self._downloads(frontier, stack, here=downloads_here)]
+            self._greet(server, downloads_here=downloads_here)
+            try:
+                for engine in self._engines:
+                    engine.start()
+                self._watch(frontier, manifest)
+            finally:
+                self._end()
+            self._pump(frontier, manifest)
+            stats = frontier.stats()
+            interrupted = stats.state == "draining"
+        return Summary(stats=stats, output=self.output, elapsed=time.monotonic() - started, interrupted=interrupted)
+
+    def interrupt(self) -> None:
+        """Once: finish what is under way and stop. Twice: stop now. Callable from a signal handler."""
+        self._interrupts += 1
+        threading.Thread(target=self._stop, args=(self._interrupts > 1,), daemon=True).start()
+
+    def _stop(self, now: bool) -> None:
+        if now:
+            for engine in self._engines:
+                engine.stop(now=True)
+        elif self._frontier is not None:
+            self._view.say("draining: finishing what is under way (Ctrl-C again aborts)")
+            self._frontier.drain()
+
+    # opening ------------------------------------------------------------------------------------------------------
+
+    def _open(self, stack: ExitStack, requests: Sequence[Request]) -> SqliteFrontier:
+        """Own the directory, open its frontier, and put what the crawl begins with."""
+        path = self.output / "frontier.sqlite"
+        known = path.exists()
+        if not known and not requests:
+            raise ConfigError(f"nothing to do: {self.output} is no crawl yet; name a URL, -i FILE or --images FILE")
+        with disk_faults(self.output):
+            self.output.mkdir(parents=True, exist_ok=True)
+        stack.callback(own(self.output))
+        self._on_open()
+        write_file(self.output / CRAWL_FILE, [self.config.to_toml().encode()], sync=True)
+        frontier = SqliteFrontier(path, policy(self.config), settings=self.config.shared())
+        stack.callback(frontier.close)
+        self._frontier = frontier
+        before = frontier.stats()
+        frontier.put(requests)
+        if known:
+            saved, failed, waiting = before.success, before.failed, before.waiting + before.pages_waiting
+            self._view.say(f"Resuming {str(self.output)!r}: {saved} saved, {failed} failed, {waiting} waiting.")
+        return frontier
+
+    def _serve(self, frontier: Frontier, stack: ExitStack) -> Server:
+        """Serve the queue where it was served before, with the same key, and write the join file."""
+        before = read_join(self.join) if self.join.exists() else None
+        host, port = parse_address(self.config.queue.listen, lowest_port=0)
+        chosen = port != 0
+        if not chosen and before is not None:
+            port = parse_address(before.addresses[0])[1]
+        key = before.key if before is not None else new_key()
+        join = JoinFile(crawl=self.output.resolve().name, addresses=(), key=key)
+        try:
+            server = QueueManager((host, port), join.authkey, frontier=frontier).get_server()
+        except ConfigError:
+            if chosen or port == 0:
+                raise
+            _log.warning("port %d is taken by now; downloaders need the new join file", port)
+            server = QueueManager((host, 0), join.authkey, frontier=frontier).get_server()
+        stack.callback(server.stop)
+        address = server.start()
+        write_join(self.join, JoinFile(crawl=join.crawl, addresses=(format_address(address),), key=key))
+        return server
+
+    def _harvest(self, frontier: Frontier, stack: ExitStack) -> Engine:
+        """The worker that walks pages and reads lists, in this process."""
+        fetcher = build_fetcher(self.config)
+        stack.callback(fetcher.close)
+        harvester = Harvester(
+            fetcher,
+            scope=self.config.harvest.scope,
+            max_depth=self.config.harvest.depth,
+            max_page_bytes=self.config.harvest.max_page_bytes,
+            agent=self.config.politeness.agent,
+        )
+        robots = RobotsHandler(fetcher, self.config.politeness.agent)
+        settings = worker_settings(self.config, threads=_HARVEST_THREADS)
+        handlers: dict[Kind, Handler] = {"page": harvester, "robots": robots, "list": ListReader()}
+        frontier.hello(_HARVESTER, PROTOCOL)
+        return ThreadEngine(Worker(_HARVESTER, frontier, handlers, settings, abort=fetcher.abort))
+
+    def _downloads(self, frontier: Frontier, stack: ExitStack, *, here: bool) -> Engine:
+        """Where this crawl's downloaders live."""
+        workers, box = self.config.box.processes, self.config.box
+        if not here:
+            return Elsewhere()
+        LocalStore(self.output).clear_parts()
+        if workers:
+            return ProcessEngine(self.join, self.output, count=workers, options=["-t", str(box.threads)])
+        frontier.hello(_THREADS, PROTOCOL)
+        worker, fetcher = build_downloader(_THREADS, frontier, self.config, self.output)
+        stack.callback(fetcher.close)
+        return ThreadEngine(worker)
+
+    def _end(self) -> None:
+        """No worker of ours outlives the crawl, however it ended."""
+        for engine in self._engines:
+            engine.stop(now=True)
+        for engine in self._engines:
+            with suppress(CrawlerError):  # what it died of is known by now, or no longer matters
+                engine.wait(_FAREWELL)
+
+    def _greet(self, server: Server, *, downloads_here: bool) -> None:
+        if not downloads_here:
+            self._view.say(f"Queue on {format_address(server.listener.address)}. Start downloaders with:")
+            self._view.say(f"    crawler download {self.join} -o pictures")
+
+    # watching -----------------------------------------------------------------------------------------------------
+
+    def _watch(self, frontier: SqliteFrontier, manifest: ManifestWriter) -> None:
+        """Look on until all is over, pass on records, and pass on errors of the engines."""
+        harvest, downloads = self._engines
+        while not harvest.wait(_TICK) and self._interrupts < 2:
+            downloads.wait(0)
+            self._pump(frontier, manifest)
+        patience = self.config.fetch.total_timeout if self._interrupts else _FAREWELL
+        deadline = time.monotonic() + patience
+        while self._interrupts < 2 and time.monotonic() < deadline:
+            self._pump(frontier, manifest)
+            if downloads.wait(_TICK) and self._is_farewell_said(frontier):
+                return
+
+    @staticmethod
+    def _is_farewell_said(frontier: Frontier) -> bool:
+        """Whether every worker that is alive has been told of the end, and holds nothing."""
+        workers = frontier.stats().workers
+        return all(worker.is_told or (worker.silent > _SILENCE and not worker.leases) for worker in workers)
+
+    def _pump(self, frontier: Frontier, manifest: ManifestWriter) -> None:
+        """Bring files and view up to the frontier's records."""
+        while rows := frontier.records(manifest.last, _PAGE):
+            manifest.append(rows)
+            self._view.results([record for _, record in rows])
+        self._view.update(frontier.stats())
+
+
+def run(
+    seeds: str | Iterable[str],
+    output: str | Path = "out",
+    *,
+    workers: int = 0,
+    view: View | None = None,
+    **settings: Any,
+) -> Summary:
+    """Crawl from a script: ``crawler.run(["https://example.org/"], output="out", depth=2)``.
+
+    ``settings`` are named like the flags, with underscores. Raises `CrawlerError`.
+    """
+    place = Path(output)
+    config, _ = settings_for(place, {"workers": workers, **settings})
+    source = Source(seeds=(seeds,) if isinstance(seeds, str) else tuple(seeds))
+    return Crawl(place, config, view=view).run(source)
+
+
+def look_at(directory: Path) -> tuple[FrontierStats, bool]:
+    """The counts of a crawl, and whether it is running: asked of its master if there is one, else read from its file.
+
+    Raises:
+        ConfigError: there is no crawl in the directory.
+    """
+    path = directory / "frontier.sqlite"
+    if not path.exists():
+        raise ConfigError(f"{directory} is no crawl: there is no frontier.sqlite in it")
+    try:
+        release = own(directory)
+    except DiskError:
+        remote = RemoteFrontier(read_join(directory / "join"), wait=_FAREWELL)
+        try:
+            return remote.stats(), True
+        finally:
+            remote.close()
+    try:
+        frontier = SqliteFrontier(path, policy(settings_for(directory, {})[0]))
+        try:
+            return frontier.stats(), False
+        finally:
+            frontier.close()
+    finally:
+        release()
+
+
+def policy(config: CrawlConfig) -> Policy:
+    """The frontier's part of the settings."""
+    return Policy(
+        delay=config.politeness.delay,
+        per_host=config.politeness.per_host,
+        robots=config.politeness.robots,
+        order=config.crawl.order,
+        patience=config.crawl.patience,
+        max_images=config.crawl.max_images,
+        max_pages=config.crawl.max_pages,
+    )
+
+
+def own(directory: Path) -> Callable[[], None]:
+    """Own a crawl's directory for as long as this process lives, or until the returned function is called.
+
+    SQLite's lock on an empty database is a lock that every system knows and that dies with its owner.
+
+    Raises:
+        DiskError: somebody else owns it, or it can't be written.
+    """
+    lock = sqlite3.connect(directory / ".lock", isolation_level=None, check_same_thread=False, timeout=0)
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        lock.close()
+        if "locked" in str(error):
+            raise DiskError(f"another crawler is at work in {directory}; see: crawler status {directory}") from error
+        raise DiskError(f"can't write to {directory}: {error}; choose another directory with -o") from error
+    return lock.close
+
+
+def _do_nothing() -> None:
+    pass

@@ -1,0 +1,182 @@
+"""What may be said over the queue: every method, the types and bounds of its arguments, the type of its answer.
+
+A call is ``(ident, method, arguments, {})``, an answer ``("#RETURN", result)`` or ``("#ERROR", error)``: the shape of
+`multiprocessing.managers`. ``ident`` is the registered name of an object, or None for the server itself. What is not
+listed here does not exist for the other side.
+"""
+
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from crawler.engines import wire
+from crawler.errors import CrawlerError, MessageError, from_wire
+from crawler.model import FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, RobotsRules, Verdict
+
+#: Registered names, and thereby identifiers, of the two queues; they outlive a restart of the master.
+TASKS = "get_task_queue"
+RESULTS = "get_result_queue"
+
+#: Most requests of one lease, and most records of one answer.
+MAX_LEASE = 1_000
+#: Longest that a lease call waits for work, in seconds: a worker that was killed meanwhile occupies a thread so long.
+MAX_WAIT = 20.0
+#: Most outcomes, tokens or turns of one call.
+MAX_BATCH = 10_000
+
+_Name = Annotated[str, Meta(max_length=128)]
+_Names = Annotated[tuple[_Name, ...], Meta(max_length=MAX_BATCH)]
+_Worker = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.:/-]{1,128}\Z")]
+_Seconds = Annotated[float, Meta(ge=0, le=3_600)]
+_Count = Annotated[int, Meta(ge=1, le=MAX_LEASE)]
+_Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class _Arguments(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Arguments by position; none of them."""
+
+
+class _NameArgument(_Arguments, frozen=True):
+    name: _Name
+
+
+class _Hello(_Arguments, frozen=True):
+    worker: _Worker
+    protocol: _Number
+
+
+class _Lease(_Arguments, frozen=True):
+    worker: _Worker
+    kinds: Annotated[tuple[Kind, ...], Meta(min_length=1, max_length=4)]
+    limit: _Count
+    seconds: _Seconds
+    wait: _Seconds
+
+
+class _Extend(_Arguments, frozen=True):
+    worker: _Worker
+    tokens: _Names
+    seconds: _Seconds
+
+
+class _Put(_Arguments, frozen=True):
+    worker: _Worker
+    outcomes: Annotated[tuple[Outcome, ...], Meta(max_length=MAX_BATCH)]
+    ended_turns: _Names
+
+    def __post_init__(self) -> None:
+        for outcome in self.outcomes:
+            for part in _parts(outcome):
+                _check_numbers(part)
+
+
+class _Records(_Arguments, frozen=True):
+    after: _Number
+    limit: _Count
+
+
+class Signature:
+    """One method as the wire sees it."""
+
+    def __init__(self, arguments: type[_Arguments], answer: Any) -> None:
+        self._arguments = msgspec.msgpack.Decoder(arguments)
+        self._answer = msgspec.msgpack.Decoder(answer)
+
+    def read_arguments(self, raw: Raw) -> tuple[Any, ...]:
+        """The arguments of a call, or `MessageError`."""
+        return msgspec.structs.astuple(wire.decode(raw, self._arguments))
+
+    def read_answer(self, raw: Raw) -> Any:
+        """The result in an answer, or `MessageError`."""
+        return wire.decode(raw, self._answer)
+
+
+#: Ident → method → signature.
+SIGNATURES: dict[str | None, dict[str, Signature]] = {
+    None: {
+        "dummy": Signature(_Arguments, None),
+        "create": Signature(_NameArgument, tuple[str, tuple[str, ...]]),
+        "accept_connection": Signature(_NameArgument, None),
+        "incref": Signature(_NameArgument, None),
+        "decref": Signature(_NameArgument, None),
+    },
+    TASKS: {
+        "hello": Signature(_Hello, dict[str, Any]),
+        "lease": Signature(_Lease, Grant),
+        "extend": Signature(_Extend, tuple[str, ...]),
+        "stats": Signature(_Arguments, FrontierStats),
+    },
+    RESULTS: {
+        "put": Signature(_Put, tuple[Verdict, ...]),
+        "records": Signature(_Records, tuple[tuple[int, ImageRecord], ...]),
+    },
+}
+
+
+class _Failure(Struct, frozen=True):
+    """An error as `crawler.errors.to_wire` writes it."""
+
+    type: str
+    args: tuple[str, ...] = ()
+    fields: dict[str, bool | int | float | str | None] = {}
+
+
+_CALL = msgspec.msgpack.Decoder(tuple[str | None, str, Raw, Annotated[dict[str, None], Meta(max_length=0)]])
+_ANSWER = msgspec.msgpack.Decoder(tuple[str, Raw])
+_FAILURE = msgspec.msgpack.Decoder(_Failure)
+
+
+def write_call(ident: str | None, method: str, arguments: tuple[Any, ...]) -> bytes:
+    """The frame of a call."""
+    return wire.encode((ident, method, arguments, {}))
+
+
+def read_call(frame: bytes) -> tuple[str | None, str, tuple[Any, ...]]:
+    """Ident, method and arguments of a call; `MessageError` if there is no such method or the arguments are wrong."""
+    ident, method, raw, _ = wire.decode(frame, _CALL)
+    signature = SIGNATURES.get(ident, {}).get(method)
+    if signature is None:
+        raise MessageError("the queue has no such method")
+    return ident, method, signature.read_arguments(raw)
+
+
+def read_answer(frame: bytes, signature: Signature) -> Any:
+    """The result that an answer brings; a `CrawlerError` that it brings instead is returned, not raised.
+
+    Raises:
+        MessageError: it is no valid answer to this method.
+    """
+    kind, raw = wire.decode(frame, _ANSWER)
+    if kind == "#RETURN":
+        return signature.read_answer(raw)
+    if kind == "#ERROR":
+        error: CrawlerError = from_wire(msgspec.to_builtins(wire.decode(raw, _FAILURE)))
+        return error
+    raise MessageError("the master answered with neither a result nor an error")
+
+
+_INT64 = 2**63
+_NUMBERS = {
+    Outcome: attrgetter("retry_in", "host_wait", "latency", "rejected", "received"),
+    Request: attrgetter("hops", "depth", "priority", "offset"),
+    RobotsRules: attrgetter("crawl_delay", "lifetime"),
+    ImageRecord: attrgetter("bytes", "width", "height", "http_status", "attempts", "fetched_at", "elapsed", "depth"),
+}
+
+
+def _parts(outcome: Outcome) -> Iterator[Outcome | Request | RobotsRules | ImageRecord]:
+    yield outcome
+    yield from outcome.discovered
+    for part in (outcome.record, outcome.successor, outcome.robots):
+        if part is not None:
+            yield part
+
+
+def _check_numbers(part: Outcome | Request | RobotsRules | ImageRecord) -> None:
+    """Refuse NaN, infinities and what no database column holds; NaN fails every comparison."""
+    for number in _NUMBERS[type(part)](part):
+        if number is not None and not -_INT64 <= number < _INT64:
+            raise ValueError(f"a number of the {type(part).__name__} is out of range")

@@ -1,0 +1,112 @@
+"""The join file: the one credential of a crawl, and all that a downloader box needs to know."""
+
+import base64
+import os
+import secrets
+import shlex
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from crawler.engines.wire import parse_address
+from crawler.errors import ConfigError, DiskError
+
+#: Version of the file's form.
+VERSION = 1
+
+_KEY_BYTES = 32
+_MAX_BYTES = 65_536
+
+
+class JoinFile(Struct, frozen=True, kw_only=True):
+    """Where a crawl's master is and how to prove that one belongs to it."""
+
+    v: int = VERSION
+    #: Name of the crawl, for people.
+    crawl: str
+    #: ``host:port`` of the master, the best first.
+    addresses: tuple[str, ...]
+    #: Base64 of 32 random bytes. Never shown.
+    key: str
+    #: Certificate of the master in PEM; empty: plain TCP, for loopback.
+    cert: str = ""
+
+    @property
+    def authkey(self) -> bytes:
+        """The key's bytes."""
+        return base64.b64decode(self.key)
+
+    def __repr__(self) -> str:
+        return f"JoinFile(crawl={self.crawl!r}, addresses={self.addresses!r}, key=…)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("crawl", self.crawl), ("addresses", self.addresses)]
+
+
+def new_key() -> str:
+    """A fresh key for a new crawl."""
+    return base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode("ascii")
+
+
+def write_join(path: Path, join: JoinFile) -> None:
+    """Write the file so that only its owner can read it, and whole or not at all.
+
+    Raises:
+        DiskError: it can't be written.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(join)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
+        raise DiskError(f"can't write {path}: {error.strerror}") from error
+
+
+def read_join(path: Path) -> JoinFile:
+    """Read a join file.
+
+    Raises:
+        ConfigError: it is missing, readable by others, not a join file, or of another version.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"can't read the join file {path}: {error.strerror}") from error
+    if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
+        raise ConfigError(f"others can read the key in {path}; run: chmod 600 {shlex.quote(str(path))}")
+    return _parse(path, data)
+
+
+def _parse(path: Path, data: bytes) -> JoinFile:
+    wrong = ConfigError(f"{path} is not a join file; copy the file 'join' from the crawl's directory")
+    if len(data) > _MAX_BYTES:
+        raise wrong
+    try:
+        version = msgspec.json.decode(data, type=_Versioned).v
+        join = msgspec.json.decode(data, type=JoinFile) if version == VERSION else None
+        if join is not None:
+            key = base64.b64decode(join.key, validate=True)
+            places = [parse_address(address) for address in join.addresses]
+    except (msgspec.MsgspecError, ValueError, RecursionError, ConfigError):
+        raise wrong from None  # the cause may quote the key
+    if join is None:
+        raise ConfigError(f"{path} is of version {version}, not {VERSION}; install the same release on both boxes")
+    if len(key) != _KEY_BYTES or not places:
+        raise wrong
+    return join
+
+
+class _Versioned(Struct):
+    v: int

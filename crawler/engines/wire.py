@@ -1,0 +1,313 @@
+"""The queue's wire: length-prefixed msgpack of plain data over TCP, as a serializer for `multiprocessing.managers`.
+
+A frame is a 4-byte big-endian length and that many bytes, which is what the standard library's handshake
+(`multiprocessing.connection.deliver_challenge` and ``answer_challenge``) speaks too. After the handshake each frame
+is one msgpack value. Nothing here, or built on this, ever unpickles.
+
+What may go wrong, and what it means for the connection:
+
+* ``EOFError``: the peer hung up between two frames.
+* ``OSError`` (``TimeoutError`` when the time allowed is over): the connection broke, or a frame announces more
+  than its limit. The stream can't be trusted any more; close it.
+* `MessageError`: a whole frame came, but it says nothing valid; or a message can't be sent. The stream is intact.
+"""
+
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import AuthenticationError, managers
+from multiprocessing.connection import answer_challenge, deliver_challenge
+from typing import Any, TypeVar
+
+import msgspec
+
+from crawler.errors import AccessError, ConfigError, MessageError, NetworkError
+
+T = TypeVar("T")
+A = TypeVar("A")
+
+#: Host and port; the host may be a name, an IPv4 or an IPv6 address.
+Address = tuple[str, int]
+
+#: Name of this serializer in `multiprocessing.managers.listener_client`.
+SERIALIZER = "crawler"
+
+#: Longest frame before the peer has proved that it knows the key; the handshake's own limit.
+STRANGER_LIMIT = 256
+#: Longest call: hundreds of pages' worth of outcomes; clients split what is longer.
+CALL_LIMIT = 16 * 2**20
+#: Longest answer: a lease of 1,000 requests each of whose four URLs is 8 KiB long, and their words.
+ANSWER_LIMIT = 64 * 2**20
+
+#: Seconds a peer has for the whole handshake, and the master for its first word.
+HANDSHAKE_SECONDS = 5.0
+GREETING_SECONDS = 3.0
+CONNECT_SECONDS = 5.0
+
+_GREETING = b"#CHALLENGE#"
+_HEADER = 4  # bytes
+#: Seconds after which a blocked call looks up: Windows delivers Ctrl-C only between two system calls.
+_SLICE = 1.0
+_READ = 64 * 2**10  # bytes asked for at once, at least …
+_READ_MOST = 256 * 2**10  # … and at most: memory is taken as bytes come, not as headers promise
+
+#: Options that find a dead peer on an idle connection in about a minute, where the platform has them.
+_KEEPALIVE = (
+    *(("TCP_KEEPIDLE", 30), ("TCP_KEEPALIVE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)),
+    ("TCP_USER_TIMEOUT", 60_000),  # milliseconds
+)
+
+_ENCODER = msgspec.msgpack.Encoder()
+_PLAIN: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
+
+
+class FrameTooLarge(MessageError):
+    """A message of ours is longer than the other side reads; nothing of it was sent."""
+
+
+class NoGreeting(TimeoutError):
+    """Somebody accepted the connection and said nothing: no master, or one that is too busy just now."""
+
+
+def encode(message: object) -> bytes:
+    """``message`` as msgpack.
+
+    Raises:
+        MessageError: it holds something that is not plain data.
+    """
+    try:
+        return _ENCODER.encode(message)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise MessageError(f"a message can't be put into words: {_one_line(error)}") from error
+
+
+def decode(frame: bytes | msgspec.Raw, decoder: "msgspec.msgpack.Decoder[T]") -> T:
+    """What ``frame`` says, if it is of the decoder's type.
+
+    Raises:
+        MessageError: it is malformed, of another type, or nested too deep.
+    """
+    try:
+        return decoder.decode(frame)
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise MessageError(f"a message breaks the rules of the queue: {_one_line(error)}") from error
+
+
+class Channel:
+    """One connection that speaks in frames; what `multiprocessing.managers` takes for a connection.
+
+    One thread at a time may use it, except for `abort`.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._inbox = bytearray()
+        self._deadline: float | None = None
+        #: Longest frame that is read and sent, in bytes.
+        self.reads = self.sends = STRANGER_LIMIT
+        #: Who is at the other end, for the log.
+        self.peer = "somebody who left"
+        with suppress(OSError):  # a peer that has gone already is found out at the first read
+            self.peer = format_address(sock.getpeername()[:2])
+            _tune(sock)
+
+    def allow(self, seconds: float | None) -> None:
+        """Let everything from now on take ``seconds`` together; None: as long as it likes."""
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send one frame, header and content in one write: two would wait 40 ms for each other's acknowledgement."""
+        if len(data) > self.sends:
+            raise FrameTooLarge(f"a message of {len(data)} bytes is longer than the {self.sends} that are read")
+        frame = memoryview(len(data).to_bytes(_HEADER, "big") + data)
+        while frame:
+            frame = frame[self._patiently(self._sock.send, frame) :]
+
+    def recv_bytes(self, maxlength: int | None = None) -> bytes:
+        """Receive one frame of at most ``maxlength`` bytes and never more than the channel's limit."""
+        limit = self.reads if maxlength is None else min(maxlength, self.reads)
+        size = int.from_bytes(self.peek(_HEADER), "big")
+        if size > limit:
+            raise OSError(f"a frame of {size} bytes is announced, {limit} are allowed")
+        self._fill(_HEADER + size)
+        with memoryview(self._inbox) as view:
+            frame = bytes(view[_HEADER : _HEADER + size])
+        del self._inbox[: _HEADER + size]
+        return frame
+
+    def send(self, message: object) -> None:
+        """Send plain data."""
+        self.send_bytes(encode(message))
+
+    def recv(self) -> Any:
+        """Receive plain data."""
+        return decode(self.recv_bytes(), _PLAIN)
+
+    def peek(self, size: int) -> bytes:
+        """The next ``size`` bytes, which stay to be received."""
+        self._fill(size)
+        return bytes(self._inbox[:size])
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has come since the last frame, neither data nor the end; never blocks."""
+        self._sock.settimeout(0)
+        try:
+            self._inbox += self._sock.recv(_READ)
+        except BlockingIOError:
+            return not self._inbox
+        except OSError:
+            return False
+        return False
+
+    def fileno(self) -> int:
+        """Descriptor of the socket, -1 when closed."""
+        return self._sock.fileno()
+
+    def abort(self) -> None:
+        """End the connection from any thread: whoever is blocked in it wakes with an error."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection; may be called twice."""
+        self._sock.close()
+
+    def _fill(self, size: int) -> None:
+        """Wait until ``size`` bytes are there."""
+        while (missing := size - len(self._inbox)) > 0:
+            chunk = self._patiently(self._sock.recv, min(max(missing, _READ), _READ_MOST))
+            if not chunk and self._inbox:
+                raise OSError("the connection ended within a frame")
+            if not chunk:
+                raise EOFError("the connection was closed")
+            self._inbox += chunk
+
+    def _patiently(self, operation: Callable[[A], T], argument: A) -> T:
+        """Run a socket operation in slices until the deadline."""
+        while True:
+            left = _SLICE if self._deadline is None else self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the other side took too long")
+            self._sock.settimeout(min(left, _SLICE))
+            with suppress(TimeoutError):
+                return operation(argument)
+
+
+class Listener:
+    """A bound socket that gives `Channel` objects; what `multiprocessing.managers.Server` takes for a listener.
+
+    Raises:
+        OSError: the address can't be had.
+    """
+
+    def __init__(self, address: Address | None = None, backlog: int = 128) -> None:
+        host, port = address or ("127.0.0.1", 0)
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        self._sock = socket.create_server((str(place[0]), port), family=family, backlog=max(backlog, 128))
+        self._sock.settimeout(_SLICE)
+        #: Where it is bound, with the port that port 0 became.
+        self.address: Address = self._sock.getsockname()[:2]
+
+    def accept(self) -> Channel:
+        """The next connection; ``TimeoutError`` after a second without one."""
+        sock, _ = self._sock.accept()
+        return Channel(sock)
+
+    def abort(self) -> None:
+        """Wake the thread that is in `accept`, where the platform does so; elsewhere it wakes within a second."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the socket; may be called twice."""
+        self._sock.close()
+
+
+def connect(address: Address, authkey: bytes) -> Channel:
+    """A channel to the master at ``address``, both sides having proved that they know the key.
+
+    Raises:
+        AccessError: one of the two keys is wrong.
+        NetworkError: something else than a master listens there.
+        NoGreeting: it may be so, as it says nothing.
+        OSError, EOFError: nobody listens, or the connection broke; trying again may help.
+    """
+    channel = Channel(socket.create_connection(address, timeout=CONNECT_SECONDS))
+    try:
+        _expect_greeting(channel, address)
+        channel.allow(HANDSHAKE_SECONDS)
+        answer_challenge(channel, authkey)  # type: ignore[arg-type]  # a Channel is all of Connection it uses
+        deliver_challenge(channel, authkey)  # type: ignore[arg-type]
+    except (AuthenticationError, AssertionError, ValueError) as error:
+        channel.close()
+        where = format_address(address)
+        raise AccessError(f"{where} refused the key; take the join file of this very crawl") from error
+    except BaseException:
+        channel.close()
+        raise
+    channel.reads, channel.sends = ANSWER_LIMIT, CALL_LIMIT
+    return channel
+
+
+def admit(channel: Channel, authkey: bytes) -> None:
+    """The master's half of the handshake: the peer proves first that it knows the key.
+
+    Raises:
+        AccessError: it does not.
+        OSError, EOFError: it left, or talked too long.
+    """
+    try:
+        deliver_challenge(channel, authkey)  # type: ignore[arg-type]  # as above
+        answer_challenge(channel, authkey)  # type: ignore[arg-type]
+    except (AuthenticationError, AssertionError, ValueError) as error:
+        raise AccessError("wrong key") from error
+    channel.reads, channel.sends = CALL_LIMIT, ANSWER_LIMIT
+
+
+def format_address(address: Address) -> str:
+    """``host:port``, with brackets around an IPv6 host."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_address(text: str, *, lowest_port: int = 1) -> Address:
+    """Host and port of ``host:port`` or ``[ipv6]:port``; a server may take port 0, which is any that is free.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and lowest_port <= int(port) < 65_536
+    if not is_port or not bare or (":" in bare and bare == host):
+        raise ConfigError(f"{text[:200]!r} is no address; write HOST:PORT, or [IPV6]:PORT")
+    return bare, int(port)
+
+
+def _expect_greeting(channel: Channel, address: Address) -> None:
+    """See that a master speaks first, before anything derived from the key is said."""
+    stranger = f"something listens on {format_address(address)}, but it is not a crawler harvester"
+    channel.allow(GREETING_SECONDS)
+    try:
+        words = channel.peek(_HEADER + len(_GREETING))
+    except TimeoutError as error:
+        raise NoGreeting(stranger) from error
+    if words[_HEADER:] != _GREETING:
+        raise NetworkError(stranger)
+
+
+def _tune(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE:
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+# The one registration the standard library offers for a serializer: a table of its own.
+managers.listener_client[SERIALIZER] = (Listener, connect)  # type: ignore[attr-defined]  # typeshed leaves it out

@@ -1,0 +1,205 @@
+"""One HTTP exchange that keeps its limits, and what its errors mean.
+
+A read time-out alone stops no server that sends a byte now and then, be it in the body, in the headers or in
+endless ``100 Continue``. So the file that http.client reads from is ours: each of its reads checks the deadline,
+the speed and the size of the headers, and can be cut from another thread.
+"""
+
+import contextlib
+import http.client
+import io
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import requests
+from urllib3 import exceptions as urllib3
+
+from crawler.errors import RequestFailed
+from crawler.fetcher import Limits
+
+#: Bytes that status line, headers and interim answers may take together.
+MAX_HEADER_BYTES = 65_536
+#: A large buffer takes headers and a small image in one read.
+_BUFFER = 65_536
+
+#: What reading from the network may raise; all of it is understood by `classify`.
+NETWORK_ERRORS = (OSError, ValueError, http.client.HTTPException, urllib3.HTTPError)
+
+#: Kinds of errors, reason, whether another attempt may help; the first line that fits a cause decides.
+_VERDICTS: tuple[tuple[tuple[type[BaseException], ...], str, bool], ...] = (
+    ((urllib3.NameResolutionError, socket.gaierror), "dns", True),
+    ((ssl.SSLCertVerificationError,), "tls", False),
+    ((ssl.SSLError, urllib3.SSLError, requests.exceptions.SSLError), "tls", True),
+    ((http.client.IncompleteRead, urllib3.IncompleteRead, urllib3.InvalidChunkLength), "truncated", True),
+    ((requests.exceptions.ChunkedEncodingError,), "truncated", True),
+    ((urllib3.DecodeError, requests.exceptions.ContentDecodingError), "corrupt", False),
+    ((urllib3.NewConnectionError,), "connect", True),  # which urllib3 derives from its time-outs
+    ((TimeoutError, urllib3.TimeoutError, requests.Timeout), "timeout", True),
+    ((http.client.InvalidURL, urllib3.LocationValueError, requests.exceptions.InvalidURL), "bad-url", False),
+    ((UnicodeError,), "bad-url", False),
+    ((ConnectionError,), "connect", True),
+    ((http.client.HTTPException, urllib3.InvalidHeader), "connect", False),  # answers that are no HTTP
+    ((OSError, urllib3.HTTPError), "connect", True),
+)
+
+
+def classify(error: Exception) -> RequestFailed:
+    """What an error of requests, urllib3, http.client or the system means for the request that met it."""
+    if isinstance(error, RequestFailed):
+        return error
+    causes = list(_causes(error))
+    for kinds, reason, retryable in _VERDICTS:
+        for cause in causes:
+            if isinstance(cause, kinds):
+                return RequestFailed(reason, _one_line(cause), retryable=retryable)
+    return RequestFailed("internal", _one_line(error))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it wraps, which these libraries keep in ``reason``, in ``args`` or as its cause."""
+    seen: list[BaseException] = []
+    pending: BaseException | None = error
+    while pending is not None and pending not in seen:
+        seen.append(pending)
+        yield pending
+        wrapped = (getattr(pending, "reason", None), *pending.args, pending.__cause__)
+        pending = next((each for each in wrapped if isinstance(each, BaseException)), None)
+
+
+def _one_line(error: BaseException) -> str:
+    """Fit for a log: some of these errors quote what the server sent."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+class Exchange(io.RawIOBase):
+    """One request on the wire: its deadline, its speed, and the means to cut it.
+
+    It is made before the connection is there; `attach` gives it the socket that the answer comes from.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float], started: float | None = None) -> None:
+        super().__init__()
+        self.started = clock() if started is None else started
+        #: Whether it goes over a connection that was kept alive, and nothing has come yet.
+        self.is_reusing = True
+        self._limits = limits
+        self._clock = clock
+        self._deadline = self.started + limits.total
+        self._socket: socket.socket | None = None
+        self._file: io.RawIOBase | None = None
+        self._is_cut = False
+        self._has_ended = False
+        self._headers_left: int | None = MAX_HEADER_BYTES
+        self._waited = 0.0
+        self._came = 0
+
+    def attach(self, sock: socket.socket) -> "Exchange":
+        """Read from ``sock`` from now on."""
+        self._socket = sock
+        self._file = sock.makefile("rb", buffering=0)  # counts as a user of the socket until it is closed
+        return self
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What http.client calls on its socket."""
+        return io.BufferedReader(self, _BUFFER)
+
+    def headers_are_in(self) -> None:
+        """From here on the bytes count for the speed, no longer for the size of the headers.
+
+        Raises:
+            RequestFailed: ``truncated``; http.client takes the end of the stream for the end of the headers.
+        """
+        if self._has_ended:
+            raise RequestFailed("truncated", "the headers break off", retryable=True)
+        self._headers_left = None
+
+    def hurry(self, seconds: float) -> None:
+        """Allow no more than ``seconds`` from now."""
+        self._deadline = min(self._deadline, self._clock() + seconds)
+
+    def cut(self) -> None:
+        """End it from another thread: a read that is waiting ends soon, with ``cancelled``."""
+        self._is_cut = True
+        if self._socket is not None:
+            # Not SSLSocket's own shutdown: that forgets TLS, and the reader would get the ciphertext.
+            with contextlib.suppress(OSError):  # it was closed already, which is what we want
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def check(self) -> float:
+        """Seconds left.
+
+        Raises:
+            RequestFailed: ``timeout`` or ``cancelled``.
+        """
+        left = self._deadline - self._clock()
+        if self._is_cut:
+            raise RequestFailed("cancelled", "cut while it was under way")
+        if left <= 0:
+            raise RequestFailed("timeout", f"not complete after {self._limits.total:g} s", retryable=True)
+        return left
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """One read from the socket, within the limits; raises `RequestFailed` or what sockets raise."""
+        assert self._socket is not None and self._file is not None  # noqa: S101  # http.client reads after attach
+        left = self.check()
+        if left < self._limits.first_byte:
+            self._socket.settimeout(left)
+        before = self._clock()
+        try:
+            count = self._file.readinto(buffer)
+        except OSError:
+            self.check()
+            raise
+        if self._is_cut:
+            self.check()
+        if count:
+            self.is_reusing = False
+        else:
+            self._has_ended = True
+        self._weigh(count or 0, self._clock() - before)
+        return count
+
+    def _weigh(self, count: int, waited: float) -> None:
+        """Hold the size of the headers and the speed of the body."""
+        if self._headers_left is not None:
+            if count and self._headers_left <= 0:  # the read before may have brought some of the body as well
+                raise RequestFailed("too-large", f"headers of more than {MAX_HEADER_BYTES} bytes")
+            self._headers_left -= count
+            return
+        self._came += count
+        self._waited += waited
+        if self._waited >= self._limits.window:
+            speed = self._came / self._waited
+            if count and speed < self._limits.min_speed:
+                raise RequestFailed("too-slow", f"{speed:.0f} bytes a second", retryable=True)
+            self._came, self._waited = 0, 0.0
+
+    def close(self) -> None:
+        """Let go of the socket, which goes back to its pool or closes."""
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+
+class Answer(http.client.HTTPResponse):
+    """http.client's answer, read through an exchange."""
+
+    def __init__(self, exchange: Exchange, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        self._exchange = exchange
+        super().__init__(exchange.attach(sock), *args, **kwargs)  # type: ignore[arg-type]  # only makefile is called
+
+    def begin(self) -> None:
+        """Read the headers, past interim answers too (``103 Early Hints``), which http.client takes for final."""
+        super().begin()
+        while 100 < self.status < 200:
+            self.headers = self.msg = None  # type: ignore[assignment]  # the sign that they are still to be read
+            super().begin()
+        if self.chunked and "content-length" in self.headers:
+            self.will_close = True  # two lengths: who knows where the next answer begins (RFC 9112 §6.3)
+        self._exchange.headers_are_in()

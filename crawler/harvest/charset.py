@@ -1,0 +1,96 @@
+"""From bytes to text as browsers do it, and back again where a URL's query needs the page's own encoding.
+
+Sources: https://encoding.spec.whatwg.org/ (labels, by way of webencodings) and
+https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-encoding.
+"""
+
+import re
+from email.message import Message
+from urllib.parse import quote
+
+import webencodings  # type: ignore[import-untyped]  # published without type hints
+
+#: Encodings in which a query is UTF-8 all the same.
+_UTF8_OUTPUT = frozenset({"utf-8", "utf-16-le", "utf-16-be", "replacement"})
+#: Python's own reading of the label is narrower than the standard's.
+_WIDER = {"gbk": "gb18030"}
+#: ASCII that stays as it is in a query, once encoded.
+_QUERY_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "\"#<>'")
+_FOREIGN = re.compile(r"[^\x00-\x7f]+")
+_COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.DOTALL)
+#: Bounded, so that a page of nothing but ``<meta`` costs linear time.
+_META = re.compile(rb"<meta[\s/][^>]{0,1024}", re.IGNORECASE)
+_META_CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([^\s\"'/>;]+)", re.IGNORECASE)
+_XML_CHARSET = re.compile(rb"<\?xml\s[^>]{0,256}?\sencoding\s*=\s*[\"']([^\"'>]+)")
+#: Bytes searched for a declaration: those of a long head. The standard asks for 1,024, browsers read on.
+_PRESCAN = 65_536
+#: Characters of a Content-Type header that are read.
+_MAX_HEADER = 1_000
+_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xfe\xff", "utf-16-be"), (b"\xff\xfe", "utf-16-le"))
+
+
+def decode(body: bytes | str, content_type: str | None) -> tuple[str, str]:
+    """Text of a page and the Python name of its encoding; what can't be decoded becomes U+FFFD.
+
+    In order of weight: byte order mark, the header's charset, what the page itself declares, UTF-8 if it is
+    that, windows-1252.
+    """
+    if isinstance(body, str):
+        return body.encode("utf-8", "replace").decode("utf-8").removeprefix("\ufeff"), "utf-8"
+    for mark, unicode in _MARKS:
+        if body.startswith(mark):
+            return body[len(mark) :].decode(unicode, "replace"), unicode
+    codec = _codec(_charset(content_type)) or _declared(body)
+    if codec == "replacement":  # encodings that are only attacks today: the whole body is one U+FFFD
+        return "\ufffd", codec
+    if codec:
+        return body.decode(_WIDER.get(codec, codec), "replace"), codec
+    try:
+        return body.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        return body.decode("cp1252", "replace"), "cp1252"
+
+
+def encode_query(reference: str, codec: str) -> str:
+    """``reference`` with the foreign letters of its query percent-encoded in the page's encoding.
+
+    Browsers do so (https://url.spec.whatwg.org/#query-state); ``codec`` is what `decode` returned.
+    """
+    if codec in _UTF8_OUTPUT or reference.isascii():
+        return reference
+    reference, hash_mark, fragment = reference.partition("#")
+    path, mark, query = reference.partition("?")
+    query = _FOREIGN.sub(lambda match: _percent(match[0], codec), query)
+    return f"{path}{mark}{query}{hash_mark}{fragment}"
+
+
+def _percent(text: str, codec: str) -> str:
+    try:
+        return quote(text.encode(codec), safe=_QUERY_SAFE)
+    except UnicodeEncodeError:
+        if len(text) == 1:
+            return f"%26%23{ord(text)}%3B"
+        return "".join(_percent(letter, codec) for letter in text)
+
+
+def _charset(content_type: str | None) -> str | None:
+    """The charset parameter of a ``Content-Type`` header."""
+    message = Message()
+    message["content-type"] = re.sub(r"[\r\n]+", " ", (content_type or "")[:_MAX_HEADER])
+    charset = message.get_param("charset")
+    return charset if isinstance(charset, str) else None
+
+
+def _declared(body: bytes) -> str | None:
+    """What the page says of itself. It was readable as ASCII up to there, so UTF-16 can't be true."""
+    head = _COMMENT.sub(b"", body[:_PRESCAN])
+    labels = [_XML_CHARSET.match(head), *(_META_CHARSET.search(meta[0]) for meta in _META.finditer(head))]
+    codecs = (_codec(label[1].decode("latin-1")) for label in labels if label)
+    codec = next((codec for codec in codecs if codec), None)
+    return "utf-8" if codec in ("utf-16-le", "utf-16-be") else codec
+
+
+def _codec(label: str | None) -> str | None:
+    """Python's name of the encoding behind a label, None where there is no such label."""
+    encoding = webencodings.lookup(label) if label and label.isascii() else None
+    return str(encoding.codec_info.name) if encoding else None

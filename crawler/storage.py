@@ -1,0 +1,339 @@
+"""Where the bytes go: a file is there whole under its final name, or not at all.
+
+`BlobStore` is the seam, `LocalStore` a directory. A blob is written to a temporary file beside its place and
+renamed, so that a process killed at any instant leaves a whole file or a ``.part`` that the next start removes.
+"""
+
+import ctypes
+import errno
+import json
+import logging
+import os
+import random
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
+
+from crawler.errors import ConfigError, DiskError
+
+__all__ = ["BlobStore", "Durability", "LocalStore", "disk_faults", "write_file"]
+
+#: What survives a power cut: nothing for sure; what was there at the last flush; each file at once; each file and
+#: its name at once. A killed process loses nothing with any of them.
+Durability = Literal["none", "batch", "file", "strict"]
+
+_log = logging.getLogger(__name__)
+
+_SEGMENT = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9._-]{0,198}[A-Za-z0-9_-])?")
+_RESERVED = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(10))})
+_PART = re.compile(r"\..+\.(\d+)\.[0-9a-f]{8}\.part")
+_STORE_ID = re.compile(r"[0-9a-f]{16}")
+#: Seconds after which a temporary file belongs to nobody, even where we can't ask whether its writer lives.
+_PART_LIFETIME = 3_600.0
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_NEW_FILE |= getattr(os, "O_BINARY", 0)
+#: Windows refuses to replace a file that a virus scanner or a viewer has open; a moment later it does.
+_REPLACE_ATTEMPTS = 10 if os.name == "nt" else 1
+
+_ADVICE = {
+    "ENOSPC": "the disk is full: free some space, then start the same command again",
+    "EDQUOT": "the disk quota is used up: free some space, then start the same command again",
+    "EROFS": "the disk is read-only: choose another directory with -o",
+    "EACCES": "no permission: change the owner or choose another directory with -o",
+    "EPERM": "no permission: change the owner or choose another directory with -o",
+    "EIO": "the disk reports errors: check it before going on",
+    "EMFILE": "too many open files: raise `ulimit -n` or use fewer threads with -t",
+    "ENFILE": "too many open files on this machine: close other programs or use fewer threads with -t",
+}
+
+
+class BlobStore(Protocol):
+    """Keeps bytes under keys, which are relative paths such as ``images/ab/<sha256>.jpg``.
+
+    Any method may be called from any thread and raises `DiskError` when the store refuses, ValueError for a key
+    that would not be a safe file name everywhere.
+    """
+
+    @property
+    def id(self) -> str:
+        """16 hex digits that name this store for ever."""
+        ...
+
+    def put(self, key: str, data: bytes) -> bool:
+        """Keep ``data`` under ``key``; False where just that was there already."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether something is kept under ``key``."""
+        ...
+
+    def open(self, key: str) -> BinaryIO:
+        """The bytes to read; FileNotFoundError where there are none. The caller closes it."""
+        ...
+
+    def flush(self) -> None:
+        """Return when every put before it survives a power cut (as far as the store's durability says)."""
+        ...
+
+
+class LocalStore:
+    """A directory as `BlobStore`; made on the first put. It belongs to the processes of one machine."""
+
+    def __init__(self, root: Path, durability: Durability = "batch") -> None:
+        self.root = root
+        self._durability = durability
+        self._opened = time.time()
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        #: Files not known to be on the disk → whether this store wrote them.
+        self._pending: dict[Path, bool] = {}
+
+    @cached_property
+    def id(self) -> str:
+        """The id in ``store.json``, which is made where it is missing.
+
+        Raises:
+            ConfigError: the file is damaged.
+            DiskError: it can't be read or written.
+        """
+        path = self.root / "store.json"
+        with disk_faults(path):
+            if not path.exists():
+                content = json.dumps({"v": 1, "id": secrets.token_hex(8)}) + "\n"
+                write_file(path, [content.encode()], sync=True, place=_claim)
+            return _store_id(path)
+
+    def put(self, key: str, data: bytes) -> bool:
+        """Keep ``data`` under ``key``; a file of other content is replaced, so a damaged one heals."""
+        path = self._path(key)
+        with disk_faults(path):
+            new = not _holds(path, data)
+            if new:
+                write_file(path, [data], sync=self._durability in ("file", "strict"))
+            if self._durability == "strict":
+                _sync_directories(path.parent, self.root)
+        if self._durability == "batch":
+            with self._lock:
+                self._pending[path] = new or self._pending.get(path, False)
+        return new
+
+    def exists(self, key: str) -> bool:
+        """Whether a file is there under ``key``, whatever is in it."""
+        path = self._path(key)
+        with disk_faults(path):
+            return path.is_file()
+
+    def open(self, key: str) -> BinaryIO:
+        """The file to read."""
+        path = self._path(key)
+        with disk_faults(path, FileNotFoundError):
+            return path.open("rb")
+
+    def flush(self) -> None:
+        """Sync what was put since the last flush.
+
+        After a failed sync nobody knows which of the files are whole, and asking again would not tell (the kernel
+        forgets): those written here are removed, to be fetched again.
+        """
+        with self._flushing:
+            with self._lock:
+                pending, self._pending = self._pending, {}
+            if not pending:
+                return
+            try:
+                with disk_faults(self.root):
+                    _sync(pending, self.root)
+            except DiskError:
+                for path, ours in pending.items():
+                    if ours:
+                        with suppress(OSError):
+                            path.unlink()
+                raise
+
+    def clear_parts(self) -> int:
+        """Remove what killed writers left behind; returns how many files. Call it on start."""
+        count = 0
+        with disk_faults(self.root):
+            for directory, _, names in os.walk(self.root):
+                for name in names:
+                    path = Path(directory, name)
+                    if name.endswith(".part") and _abandoned(path, self._opened):
+                        path.unlink(missing_ok=True)
+                        count += 1
+        if count:
+            _log.info("removed %d unfinished files", count, extra={"action": "clear_parts"})
+        return count
+
+    def _path(self, key: str) -> Path:
+        segments = key.split("/")
+        for segment in segments:
+            if not _SEGMENT.fullmatch(segment) or segment.split(".")[0].upper() in _RESERVED:
+                raise ValueError(f"no safe key: {key[:200]!r}")
+        return self.root.joinpath(*segments)
+
+
+def write_file(
+    path: Path,
+    chunks: Iterable[bytes],
+    *,
+    sync: bool,
+    place: Callable[[Path, Path], None] | None = None,
+) -> None:
+    """Write a file so that ``path`` holds all of it or what it held before; missing directories are made.
+
+    Args:
+        path: final name.
+        chunks: the content.
+        sync: whether the content is on the disk before it has its name.
+        place: gives the finished file its name, if not by replacing.
+
+    Raises:
+        DiskError: the disk refuses; nothing is left behind.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    with disk_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with os.fdopen(os.open(part, _NEW_FILE, 0o600), "wb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+            part.chmod(0o644)
+            (place or _replace)(part, path)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise
+
+
+@contextmanager
+def disk_faults(path: Path, *passing: type[OSError]) -> Iterator[None]:
+    """Turn any OSError about ``path``, but those of the classes ``passing``, into a `DiskError` with advice."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, passing):
+            raise
+        name = errno.errorcode.get(error.errno or 0, "")
+        advice = _ADVICE.get(name) or error.strerror or type(error).__name__
+        raise DiskError(f"can't use {path}: {advice}") from error
+
+
+def _replace(part: Path, path: Path) -> None:
+    for attempt in range(1, _REPLACE_ATTEMPTS + 1):
+        try:
+            part.replace(path)
+            return
+        except PermissionError:
+            if attempt == _REPLACE_ATTEMPTS:
+                raise
+        time.sleep(random.uniform(0.01, 0.05 * attempt))  # noqa: S311  # jitter, no secret
+
+
+def _claim(part: Path, path: Path) -> None:
+    """Give ``part`` the name ``path``; where a sibling process was faster, what it wrote holds."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        _replace(part, path)
+        return
+    part.unlink()
+
+
+def _store_id(path: Path) -> str:
+    try:
+        content = json.loads(path.read_bytes())
+        if content["v"] == 1 and _STORE_ID.fullmatch(content["id"]):
+            return str(content["id"])
+    except (ValueError, LookupError, TypeError):
+        pass
+    raise ConfigError(f"{path} is damaged: restore it, or delete it to give this store a new id")
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Whether the file is there with just this content."""
+    try:
+        return path.stat().st_size == len(data) and path.read_bytes() == data
+    except FileNotFoundError:
+        return False
+
+
+def _abandoned(part: Path, opened: float) -> bool:
+    """Whether the writer of a temporary file is gone: an earlier life of ours, a dead process, or an hour ago."""
+    match = _PART.fullmatch(part.name)
+    try:
+        written = part.stat().st_mtime
+    except FileNotFoundError:  # its writer has just finished
+        return False
+    if match is None or written >= opened:
+        return False
+    writer = int(match[1])
+    return writer == os.getpid() or not _may_live(writer) or opened - written > _PART_LIFETIME
+
+
+def _may_live(process: int) -> bool:
+    if os.name == "nt":  # there, signal 0 is Ctrl-C
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _sync(paths: Iterable[Path], root: Path) -> None:
+    """Bring files and their names to the disk: by file system where the kernel can, else one by one."""
+    syncfs = _find_syncfs()
+    if syncfs is None:
+        directories = set()
+        for path in paths:
+            _fsync(path, os.O_RDWR)  # Windows syncs only what is open for writing
+            directories.add(path.parent)
+        for directory in directories:
+            _sync_directories(directory, root)
+        return
+    for directory in {path.parent.stat().st_dev: path.parent for path in paths}.values():
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            if syncfs(descriptor) != 0:
+                code = ctypes.get_errno()
+                raise OSError(code, os.strerror(code))
+        finally:
+            os.close(descriptor)
+
+
+def _find_syncfs() -> Callable[[int], int] | None:
+    """Linux's syncfs(2), which flushes one file system in one call and reports its errors."""
+    if os.name != "posix":
+        return None
+    return getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+
+
+def _sync_directories(directory: Path, root: Path) -> None:
+    """Make the names in ``directory`` durable, and its own name up to the root; Windows has no such call."""
+    if os.name == "nt":
+        return
+    for place in (directory, *directory.parents):
+        _fsync(place, os.O_RDONLY)
+        if place == root:
+            break
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,267 @@
+"""The fetcher that goes to the network: requests' adapter on urllib3's pools, one set of connections a thread.
+
+The adapter is used without a `requests.Session`: no cookies, no environment, no netrc, no redirects by
+construction, and less than half of the CPU. `requests.adapters.HTTPAdapter.send` stays as it is, which is also where
+``responses`` mocks it.
+"""
+
+import functools
+import logging
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakSet
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util import parse_url
+
+from crawler.errors import RequestFailed
+from crawler.exchange import NETWORK_ERRORS, Answer, Exchange, classify
+from crawler.fetcher import Conditions, Limits, Response
+from crawler.model import Request
+
+logger = logging.getLogger(__name__)
+
+#: Origins per thread with an idle connection; a turn works on one host, so few come back before they are forgotten.
+_IDLE_ORIGINS = 4
+#: What is read, at most and for how long, of a body nobody wants, to keep its connection.
+_DRAINABLE = 65_536
+_DRAIN_SECONDS = 1.0
+_EMAIL = re.compile(r"[!-?A-~]{1,64}@[A-Za-z0-9.-]{1,255}")
+
+
+class Transport(HTTPAdapter):
+    """The connections of one thread. Set ``exchange`` before each `send`."""
+
+    exchange: Exchange
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+        self._tls = tls
+        self._pools: dict[str, HTTPConnectionPool] = {}
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> HTTPConnectionPool:
+        """The pool of the request's origin; the one least recently used makes room for a new one."""
+        url = request.url or ""
+        origin = url[: url.index("/", 8)]
+        pool = self._pools.pop(origin, None) or self._new_pool(origin)
+        self._pools[origin] = pool
+        if len(self._pools) > _IDLE_ORIGINS:
+            self._pools.pop(next(iter(self._pools))).close()
+        return pool
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Nothing: the TLS context of all pools verifies, and it is loaded once instead of for every connection."""
+
+    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
+        """The URL from its path on, spelled as we remember it."""
+        url = request.url or ""
+        return url[url.index("/", 8) :]
+
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """The answer as it came, without requests' search for cookies and for an encoding."""
+        response = requests.Response()
+        response.status_code = resp.status
+        response.headers = resp.headers
+        response.raw = resp
+        response.url = req.url or ""
+        response.request = req
+        return response
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self._pools:
+            self._pools.popitem()[1].close()
+        super().close()
+
+    def _new_pool(self, origin: str) -> HTTPConnectionPool:
+        parts = parse_url(origin)
+        host = parts.host or ""
+        pool = (
+            HTTPSConnectionPool(host, parts.port, maxsize=1, ssl_context=self._tls)
+            if parts.scheme == "https"
+            else HTTPConnectionPool(host, parts.port, maxsize=1)
+        )
+        kind = _SecureConnection if parts.scheme == "https" else _Connection
+        pool.ConnectionCls = functools.partial(kind, self)  # type: ignore[assignment]  # called like a class
+        return pool
+
+
+class _Connection(HTTPConnection):
+    """A connection whose answers are read through the exchange under way."""
+
+    def __init__(self, transport: Transport, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._transport = transport
+        self.response_class = self._answer  # type: ignore[assignment]  # called like a class
+
+    def connect(self) -> None:
+        self._transport.exchange.is_reusing = False
+        super().connect()
+
+    def _answer(self, sock: socket.socket, *args: Any, **kwargs: Any) -> Answer:
+        return Answer(self._transport.exchange, sock, *args, **kwargs)
+
+
+class _SecureConnection(_Connection, HTTPSConnection):
+    """The same over TLS."""
+
+
+class RequestsFetcher:
+    """Fetches over the network with requests: connections kept alive per thread; no cookies, no proxies of the
+    environment, no redirects followed, no failure tried again. May be called from any thread.
+
+    Args:
+        limits: times and speed that hold for each request.
+        user_agent: the ``User-Agent`` header.
+        contact: goes into the ``From`` header where it is an e-mail address (RFC 9110 §10.1.2).
+        tls: decides which certificates are trusted; default: the bundle of requests.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        user_agent: str,
+        *,
+        contact: str = "",
+        tls: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits
+        self._timeout = (min(limits.connect, limits.total), limits.first_byte)
+        self._headers = {"User-Agent": user_agent}
+        if _EMAIL.fullmatch(contact):
+            self._headers["From"] = contact
+        self._tls = tls or ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
+        self._clock = clock
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._transports: WeakSet[Transport] = WeakSet()  # those of ended threads go by themselves
+        self._running: set[Exchange] = set()
+
+    def fetch(self, request: Request, conditions: Conditions) -> Response:
+        """Ask for ``request.location`` and return when the headers are in; raises as `Fetcher.fetch` says."""
+        url = request.location
+        if not url.startswith(("http://", "https://")):
+            raise RequestFailed("unsupported-scheme", f"no http(s) URL: {url[:200]!r}")
+        headers = self._headers | _negotiation(request, conditions)
+        exchange = Exchange(self._limits, self._clock)
+        try:
+            raw = self._send(exchange, url, headers)
+        except RequestFailed as error:
+            if error.reason != "connect" or not exchange.is_reusing:
+                raise
+            # An idle server may close a connection just before it is used again (RFC 9112 §9.3.1).
+            exchange = Exchange(self._limits, self._clock, exchange.started)
+            raw = self._send(exchange, url, headers)
+        return Response(
+            url,
+            raw.status,
+            headers=raw.headers,
+            body=_NetworkBody(raw, exchange, self._running.discard),
+            conditions=conditions,
+            started=exchange.started,
+            clock=self._clock,
+        )
+
+    def abort(self) -> None:
+        """Cut all that is in flight: it ends soon with ``cancelled``. Later fetches are not concerned."""
+        for exchange in self._running.copy():
+            exchange.cut()
+
+    def close(self) -> None:
+        """Close idle connections; those in use close with their responses."""
+        with self._lock:
+            for transport in self._transports:
+                transport.close()
+
+    def _send(self, exchange: Exchange, url: str, headers: dict[str, str]) -> HTTPResponse:
+        prepared = requests.PreparedRequest()  # by hand: prepare() would spell the URL in its own way
+        prepared.method = "GET"
+        prepared.url = url
+        prepared.headers = CaseInsensitiveDict(headers)
+        transport = self._transport()
+        transport.exchange = exchange
+        self._running.add(exchange)
+        try:
+            raw: HTTPResponse = transport.send(prepared, stream=True, timeout=self._timeout).raw
+        except NETWORK_ERRORS as error:
+            self._running.discard(exchange)
+            raise classify(error) from error
+        except BaseException:
+            self._running.discard(exchange)
+            raise
+        return raw
+
+    def _transport(self) -> Transport:
+        """This thread's connections."""
+        transport: Transport | None = getattr(self._local, "transport", None)
+        if transport is None:
+            transport = self._local.transport = Transport(self._tls)
+            with self._lock:
+                self._transports.add(transport)
+        return transport
+
+
+class _NetworkBody:
+    """A body read through urllib3, which knows chunks and compression."""
+
+    def __init__(self, raw: HTTPResponse, exchange: Exchange, closed: Callable[[Exchange], None]) -> None:
+        self._raw = raw
+        self._exchange = exchange
+        self._closed = closed
+
+    @property
+    def received(self) -> int:
+        return self._raw.tell()
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._raw.read1(size, decode_content=True)
+        except NETWORK_ERRORS as error:
+            failure = classify(error)
+            if failure.reason == "connect":  # the headers had come, so what broke off is the body
+                failure = RequestFailed("truncated", failure.detail, retryable=True)
+            raise failure from error
+
+    def close(self) -> None:
+        try:
+            self._drain()
+        except RequestFailed as error:
+            logger.debug("connection not kept: %s", error)
+        finally:
+            self._raw.close()
+            self._raw.release_conn()
+            self._closed(self._exchange)
+
+    def _drain(self) -> None:
+        """Read the little that is left, so that the connection can be used again."""
+        if self._raw.connection is None:  # it went back with the last byte
+            return
+        self._exchange.hurry(_DRAIN_SECONDS)
+        rest = _DRAINABLE
+        while rest > 0 and (piece := self.read(rest)):
+            rest -= len(piece)
+
+
+def _negotiation(request: Request, conditions: Conditions) -> dict[str, str]:
+    """The headers that differ from request to request."""
+    image = conditions.accept.startswith("image/")
+    headers = {"Accept": conditions.accept, "Accept-Encoding": "identity" if image else "gzip, deflate"}
+    referrer = request.referrer.partition("#")[0]
+    downgrade = referrer.startswith("https:") and request.location.startswith("http:")
+    if referrer.startswith(("http://", "https://")) and referrer.isascii() and not downgrade:
+        headers["Referer"] = referrer
+    return headers

@@ -1,0 +1,394 @@
+"""The worker: lease, handle, flush, complete, for pages and images alike.
+
+One thread of each kind surrounds the threads that do the work: the caller's own asks for turns, one commits outcomes
+(a file is flushed before its success is told), one keeps the leases alive. Each turn is worked off by one thread, a
+request at a time, at the pace that the frontier has set for its host.
+"""
+
+import logging
+import math
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from msgspec import Struct, structs
+
+from crawler import robots
+from crawler.errors import CrawlerError, DiskError, RequestFailed
+from crawler.frontier.base import Frontier
+from crawler.model import GrantState, Kind, Outcome, Request, Turn, failure
+from crawler.urls import origin
+
+_log = logging.getLogger(__name__)
+
+#: Seconds of one call for work; short, so that a stop is heard soon.
+_POLL = 1.0
+#: Files that are flushed together, and the seconds that the first of them waits at most.
+_FLUSH_FILES = 100
+_FLUSH_SECONDS = 2.0
+#: Threads that are neither asked nor working look up so often, seconds.
+_NAP = 0.25
+
+
+class Handler(Protocol):
+    """Turns one request into its outcome; harvester, downloader, robots and lists alike."""
+
+    def handle(self, request: Request) -> Outcome:
+        """Never raises for what the network does; raises `crawler.errors.DiskError` for the local disk."""
+        ...
+
+
+class Flushable(Protocol):
+    """What must be durable before a success is told."""
+
+    def flush(self) -> None: ...
+
+
+class WorkerSettings(Struct, frozen=True, kw_only=True):
+    """How one worker works; times in seconds."""
+
+    threads: int = 16
+    #: Requests asked for at a time.
+    batch: int = 32
+    lease: float = 120.0
+    #: Longest that one request takes. Nothing is begun when less than this is left of the lease.
+    request: float = 60.0
+
+    @property
+    def renewal(self) -> float:
+        """Seconds between two renewals of the leases."""
+        return self.lease / 4
+
+    @property
+    def margin(self) -> float:
+        """Seconds of a lease that must be left to begin a request."""
+        return min(self.request, self.lease / 2)
+
+
+class WorkerProgress(Struct, frozen=True, kw_only=True):
+    """What a worker has done since it started."""
+
+    saved: int = 0
+    failed: int = 0
+    pages: int = 0
+    received: int = 0
+    leases: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Held:
+    """A turn in this worker's hands."""
+
+    turn: Turn
+    #: Clock time until which the leases are ours, as far as we know.
+    until: float
+    #: Tokens that have no verdict yet.
+    open: set[str] = field(default_factory=set)
+    is_lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A turn whose last byte is in."""
+
+    turn: str
+
+
+class Worker:
+    """Works for a frontier until it is drained, or until it is told to stop.
+
+    Args:
+        name: the worker's name, the same in its next life.
+        frontier: where work comes from.
+        handlers: what to do with each kind; other kinds are not asked for.
+        settings: threads and times.
+        store: flushed before outcomes with a file are completed.
+        abort: cuts all connections under way, callable from any thread.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        frontier: Frontier,
+        handlers: Mapping[Kind, Handler],
+        settings: WorkerSettings,
+        *,
+        store: Flushable | None = None,
+        abort: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self._frontier, self._handlers, self._settings = frontier, handlers, settings
+        self._store, self._abort, self._clock = store, abort, clock
+        self._stopping = threading.Event()
+        self._over = threading.Event()
+        self._changed = threading.Condition()
+        self._held: dict[str, _Held] = {}
+        self._busy = 0
+        self._todo: queue.SimpleQueue[_Held | None] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[Outcome | _Ended] = queue.SimpleQueue()
+        self._error: CrawlerError | None = None
+        self._progress = WorkerProgress()
+
+    # from outside -------------------------------------------------------------------------------------------------
+
+    def run(self) -> GrantState:
+        """Work until the frontier says ``drained`` or ``draining``, or `stop` is called (``draining`` then, too).
+
+        Raises:
+            CrawlerError: the disk, the master or the key gave out; all that was finished before is told first, if
+                anybody listens.
+        """
+        committer = threading.Thread(target=self._guard, args=(self._commit_all,), name=f"{self.name}-commit")
+        keeper = threading.Thread(target=self._guard, args=(self._keep_leases,), name=f"{self.name}-keep", daemon=True)
+        crew = [
+            threading.Thread(target=self._guard, args=(self._work,), name=f"{self.name}-{n}", daemon=True)
+            for n in range(self._settings.threads)
+        ]
+        for thread in (committer, keeper, *crew):
+            thread.start()
+        state: GrantState = "draining"
+        try:
+            state = self._ask()
+        except CrawlerError as error:
+            self._fail(error)
+        finally:
+            self._stopping.set()
+            for _ in crew:
+                self._todo.put(None)
+            for thread in crew:
+                thread.join()
+            self._over.set()
+            committer.join()
+        if self._error is not None:
+            raise self._error
+        return state
+
+    def stop(self) -> None:
+        """Finish the requests under way, give the others back."""
+        self._stopping.set()
+
+    def abort(self) -> None:
+        """Stop, and cut what is under way."""
+        self._stopping.set()
+        if self._abort is not None:
+            self._abort()
+
+    @property
+    def progress(self) -> WorkerProgress:
+        with self._changed:
+            return structs.replace(self._progress, leases=sum(len(held.open) for held in self._held.values()))
+
+    # asking for work ----------------------------------------------------------------------------------------------
+
+    def _ask(self) -> GrantState:
+        """Lease whenever a thread is idle."""
+        settings = self._settings
+        while not self._stopping.is_set():
+            with self._changed:
+                if not self._changed.wait_for(self._has_room, timeout=_NAP):
+                    continue
+            asked_at = self._clock()
+            kinds = tuple(self._handlers)
+            grant = self._frontier.lease(self.name, kinds, settings.batch, settings.lease, _POLL)
+            if grant.state in ("drained", "draining"):
+                return grant.state
+            for turn in grant.turns:
+                held = _Held(turn, asked_at + settings.lease, {lease.token for lease in turn.leases})
+                with self._changed:
+                    self._held[turn.id] = held
+                    self._busy += 1
+                self._todo.put(held)
+        return "draining"
+
+    def _has_room(self) -> bool:
+        return self._busy < self._settings.threads or self._stopping.is_set()
+
+    # working a turn off -------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (held := self._todo.get()) is not None:
+            try:
+                self._work_off(held)
+            finally:
+                self._finished.put(_Ended(held.turn.id))
+                with self._changed:
+                    self._busy -= 1
+                    self._changed.notify_all()
+
+    def _work_off(self, held: _Held) -> None:
+        """The requests of a turn, one after the other, each a gap after the start of the last."""
+        turn, next_start = held.turn, -math.inf
+        leases = iter(turn.leases)
+        for lease in leases:
+            request: Request | None = lease.request
+            while request is not None:
+                if not self._may_start(held, next_start):
+                    self._finish(held, Outcome(status="released", token=lease.token))
+                    break
+                next_start = self._clock() + turn.gap * random.uniform(0.5, 1.5)  # noqa: S311  # pace, not secrets
+                outcome = structs.replace(self._attempt(turn, request), token=lease.token)
+                request = _next_in_turn(request, outcome)
+                if request is None:
+                    self._finish(held, outcome)
+                    if outcome.overloaded or outcome.host_wait is not None:
+                        for rest in leases:
+                            self._finish(held, Outcome(status="released", token=rest.token))
+
+    def _may_start(self, held: _Held, at: float) -> bool:
+        """Wait for the pace, and for a lease with time enough left; False where this turn is over for us."""
+        while not (self._stopping.is_set() or held.is_lost):
+            now = self._clock()
+            if now >= at and held.until - now > self._settings.margin:
+                return True
+            if now >= held.until:
+                return False
+            with self._changed:
+                self._changed.wait(min(_NAP, max(0.0, at - now) or _NAP))
+        return False
+
+    def _attempt(self, turn: Turn, request: Request) -> Outcome:
+        rules = turn.robots.get(origin(request.location), "") if request.kind in ("page", "image") else ""
+        if rules and not robots.allowed(rules, request.location):
+            return failure(request, RequestFailed("robots"))
+        try:
+            outcome = self._handlers[request.kind].handle(request)
+            return Outcome(status="released") if outcome.reason == "cancelled" else outcome
+        except CrawlerError as error:
+            if not isinstance(error, RequestFailed):
+                self._fail(error)  # a local fault: whatever it is, the request is not to blame
+                return Outcome(status="released")
+            return failure(request, error)
+        except Exception:  # noqa: BLE001  # one bad page or picture must never cost more than itself
+            _log.exception("action=handle url=%s", request.location)
+            return failure(request, RequestFailed("internal"))
+
+    # committing ---------------------------------------------------------------------------------------------------
+
+    def _finish(self, held: _Held, outcome: Outcome) -> None:
+        self._finished.put(outcome)
+        self._count(outcome)
+
+    def _count(self, outcome: Outcome) -> None:
+        with self._changed:
+            now, settled = self._progress, outcome.status == "done"
+            is_image = outcome.record is not None
+            self._progress = structs.replace(
+                now,
+                saved=now.saved + (settled and is_image and not outcome.reason),
+                failed=now.failed + (settled and bool(outcome.reason)),
+                pages=now.pages + (settled and not is_image),
+                received=now.received + outcome.received,
+            )
+
+    def _commit_all(self) -> None:
+        """Tell what has no file at once, and what has one after a flush that it shares with others."""
+        waiting: list[Outcome] = []
+        since = 0.0
+        while True:
+            last_call = self._over.is_set()
+            fresh = self._collect()
+            ended = [event.turn for event in fresh if isinstance(event, _Ended)]
+            outcomes = [event for event in fresh if isinstance(event, Outcome)]
+            files = [outcome for outcome in outcomes if _has_file(outcome)]
+            since = self._clock() if files and not waiting else since
+            waiting += files
+            self._tell([outcome for outcome in outcomes if not _has_file(outcome)], ended)
+            late = len(waiting) >= _FLUSH_FILES or self._clock() - since >= _FLUSH_SECONDS
+            if waiting and (late or last_call or self._is_idle()):
+                self._tell(self._flushed(waiting), [])
+                waiting = []
+            if last_call and not fresh:
+                return
+
+    def _flushed(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """The outcomes, once their files are durable; where the disk refuses, the requests go back uncharged."""
+        try:
+            if self._store is not None:
+                self._store.flush()
+        except DiskError as error:
+            self._fail(error)
+            return [Outcome(status="released", token=outcome.token) for outcome in outcomes]
+        return outcomes
+
+    def _collect(self) -> list[Outcome | _Ended]:
+        """What has come since the last look; waits a moment for the first of it."""
+        events: list[Outcome | _Ended] = []
+        try:
+            events.append(self._finished.get(timeout=0.02 if self._over.is_set() else _NAP))
+            while len(events) < _FLUSH_FILES:
+                events.append(self._finished.get_nowait())
+        except queue.Empty:
+            pass
+        return events
+
+    def _is_idle(self) -> bool:
+        with self._changed:
+            return self._busy == 0 and self._finished.empty()
+
+    def _tell(self, outcomes: list[Outcome], ended: list[str]) -> None:
+        if not outcomes and not ended:
+            return
+        self._frontier.complete(self.name, outcomes, ended)
+        told = {outcome.token for outcome in outcomes}
+        with self._changed:
+            for held in self._held.values():
+                held.open -= told
+            for name in [name for name, held in self._held.items() if not held.open]:
+                del self._held[name]
+
+    # keeping the leases -------------------------------------------------------------------------------------------
+
+    def _keep_leases(self) -> None:
+        """Renew all leases in time; cut what is under way when one could not be kept."""
+        while not self._over.wait(self._settings.renewal):
+            with self._changed:
+                tokens = {token: held for held in self._held.values() for token in held.open}
+            if not tokens:
+                continue
+            asked_at = self._clock()
+            lost = set(self._frontier.extend(self.name, tuple(tokens), self._settings.lease))
+            with self._changed:
+                for token, held in tokens.items():
+                    if token in lost and token in held.open:
+                        held.is_lost = True
+                    else:
+                        held.until = asked_at + self._settings.lease
+                if any(held.is_lost for held in tokens.values()) and self._abort is not None:
+                    self._abort()
+                self._changed.notify_all()
+
+    # when something gives out -------------------------------------------------------------------------------------
+
+    def _guard(self, task: Callable[[], None]) -> None:
+        """Run a thread's task; the first error stops the worker and is raised by `run`."""
+        try:
+            task()
+        except CrawlerError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001  # a thread that dies in silence would hang the crawl
+            _log.exception("action=worker name=%s", self.name)
+            self._fail(CrawlerError(f"internal error in {self.name}: {type(error).__name__}: {error}"))
+
+    def _fail(self, error: CrawlerError) -> None:
+        with self._changed:
+            self._error = self._error or error
+            self._stopping.set()
+            self._changed.notify_all()
+
+
+def _next_in_turn(request: Request, outcome: Outcome) -> Request | None:
+    """The request that a redirect within the origin goes on with, in the same turn; None: the frontier decides."""
+    successor = outcome.successor
+    if outcome.status != "moved" or successor is None or request.kind == "list":
+        return None
+    return successor if origin(successor.location) == origin(request.location) else None
+
+
+def _has_file(outcome: Outcome) -> bool:
+    return outcome.record is not None and bool(outcome.record.path)

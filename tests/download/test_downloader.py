@@ -1,0 +1,172 @@
+from pathlib import Path
+
+import pytest
+
+from crawler.download.dedup import digest
+from crawler.download.downloader import Downloader, opted_out
+from crawler.errors import DiskError, RequestFailed
+from crawler.fetcher import Canned, CannedFetcher
+from crawler.model import ImageRecord, Outcome, Request
+from crawler.storage import LocalStore
+from tests.download.pictures import picture
+
+URL = "https://a.example/cat.jpg"
+REQUEST = Request(url=URL, kind="image", referrer="https://a.example/", source="img", alt="a cat", depth=2)
+JPEG = picture("JPEG")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path)
+
+
+def answer_with(store: LocalStore, canned: Canned | RequestFailed, **options: object) -> Outcome:
+    return Downloader(CannedFetcher({URL: canned}), store, **options).handle(REQUEST)  # type: ignore[arg-type]
+
+
+def record_of(outcome: Outcome) -> ImageRecord:
+    assert outcome.record is not None
+    return outcome.record
+
+
+def reason_for(store: LocalStore, canned: Canned | RequestFailed, **options: object) -> str:
+    outcome = answer_with(store, canned, **options)
+    record = record_of(outcome)
+    assert record.status == "failed"
+    assert record.reason == outcome.reason
+    assert not (store.root / "images").exists()
+    return outcome.reason
+
+
+def test_an_image_is_stored_byte_for_byte_and_described(store: LocalStore) -> None:
+    record = record_of(outcome := answer_with(store, Canned(body=JPEG)))
+    assert (outcome.status, outcome.reason, outcome.received) == ("done", "", len(JPEG))
+    assert (record.status, record.format, record.width, record.height) == ("success", "jpeg", 61, 47)
+    assert (record.sha256, record.bytes, record.http_status) == (digest(JPEG), len(JPEG), 200)
+    assert (record.page_url, record.alt, record.source, record.depth) == ("https://a.example/", "a cat", "img", 2)
+    assert record.store == store.id
+    assert (store.root / record.path).read_bytes() == JPEG
+    assert record.fetched_at > 1.7e9
+
+
+def test_the_extension_is_that_of_the_bytes(store: LocalStore) -> None:
+    png = picture("PNG")
+    record = record_of(answer_with(store, Canned(headers={"content-type": "image/jpeg"}, body=png)))
+    assert record.path.endswith(f"/{digest(png)}.png")
+
+
+def test_the_same_bytes_are_stored_once(store: LocalStore) -> None:
+    records = [record_of(answer_with(store, Canned(body=JPEG))) for _ in range(2)]
+    assert records[0].path == records[1].path
+    assert records[1].status == "success"
+
+
+def test_a_redirect_moves_the_request(store: LocalStore) -> None:
+    outcome = answer_with(store, Canned(status=302, headers={"location": "//b.example/x.jpg"}))
+    assert outcome.status == "moved"
+    assert outcome.successor is not None
+    assert outcome.successor.location == "https://b.example/x.jpg"
+
+
+def test_final_url_is_that_of_the_last_hop(store: LocalStore) -> None:
+    target = "https://b.example/x.jpg"
+    downloader = Downloader(CannedFetcher({target: Canned(body=JPEG)}), store)
+    record = record_of(downloader.handle(Request(url=URL, kind="image", target=target, hops=1)))
+    assert (record.url, record.final_url) == (URL, target)
+
+
+def test_too_many_redirects_fail(store: LocalStore) -> None:
+    canned = Canned(status=302, headers={"location": "/next"})
+    assert reason_for(store, canned, redirects=0) == "redirect-limit"
+
+
+@pytest.mark.parametrize(("status", "verdict"), [(404, "done"), (410, "done"), (500, "retry"), (503, "retry")])
+def test_bad_status_fails_with_its_code(store: LocalStore, status: int, verdict: str) -> None:
+    outcome = answer_with(store, Canned(status=status))
+    assert (outcome.status, outcome.reason) == (verdict, f"http-{status}")
+    assert record_of(outcome).http_status == status
+
+
+def test_failed_fetch_is_an_outcome(store: LocalStore) -> None:
+    outcome = answer_with(store, RequestFailed("timeout", retryable=True))
+    assert (outcome.status, outcome.reason) == ("retry", "timeout")
+
+
+def test_retry_after_reaches_the_frontier(store: LocalStore) -> None:
+    outcome = answer_with(store, Canned(status=429, headers={"retry-after": "7"}))
+    assert (outcome.host_wait, outcome.overloaded) == (7.0, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [(b"", "not-an-image"), (b"<html>", "not-an-image"), (b"<svg/>", "unsupported-format"), (JPEG[:-9], "truncated")],
+)
+def test_bad_bytes_are_settled_at_once(store: LocalStore, body: bytes, reason: str) -> None:
+    outcome = answer_with(store, Canned(body=body))
+    assert (outcome.status, outcome.received) == ("done", len(body))
+    assert record_of(outcome).http_status == 200
+    assert reason_for(store, Canned(body=body)) == reason
+
+
+def test_a_long_body_is_cut(store: LocalStore) -> None:
+    assert reason_for(store, Canned(body=JPEG), max_bytes=100) == "too-large"
+
+
+def test_a_large_canvas_is_refused(store: LocalStore) -> None:
+    assert reason_for(store, Canned(body=JPEG), max_pixels=100) == "pixels-limit"
+
+
+def test_small_pictures_are_left_out(store: LocalStore) -> None:
+    assert reason_for(store, Canned(body=JPEG), min_size=48) == "too-small"
+    assert answer_with(store, Canned(body=JPEG), min_size=47).reason == ""
+
+
+def test_other_types_are_left_out(store: LocalStore) -> None:
+    assert reason_for(store, Canned(body=JPEG), types=frozenset({"png"})) == "filtered"
+
+
+@pytest.mark.parametrize("name", ["jpeg", "jpg"])
+def test_a_type_may_be_named_by_its_extension(store: LocalStore, name: str) -> None:
+    assert answer_with(store, Canned(body=JPEG), types=frozenset({name})).reason == ""
+
+
+@pytest.mark.parametrize("header", [{"X-Robots-Tag": "noai"}, {"tdm-reservation": "1"}])
+def test_an_opt_out_is_honoured(store: LocalStore, header: dict[str, str]) -> None:
+    assert reason_for(store, Canned(headers=header, body=JPEG)) == "opted-out"
+
+
+def test_an_opt_out_may_name_us(store: LocalStore) -> None:
+    canned = Canned(headers={"x-robots-tag": "ourbot: noai"}, body=JPEG)
+    assert reason_for(store, canned, agent="OurBot") == "opted-out"
+    assert answer_with(store, canned, agent="TheirBot").reason == ""
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *(["noindex"], ["none"], ["NoAI"], ["noml"], ["all", "noimageai"], ["nofollow , noimageindex"]),
+        *(["imgcrawler: noai"], ["ImgCrawler:noindex"], ["*: noai"], ["googlebot: noindex, imgcrawler: noai"]),
+        *(["unavailable_after: 25 Jun 2010 15:00:00 PST, noai"], ["max-image-preview:none, noai"]),
+        *(["googlebot: nofollow, noai"], ["noarchive noai"], ["imgcrawler : nofollow noindex"]),
+    ],
+)
+def test_directives_that_forbid_us(headers: list[str]) -> None:
+    assert opted_out(headers, "imgcrawler")
+    assert opted_out(headers, "ImgCrawler/1.0 (+https://a.example/bot)")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *([], [""], [":"], [",,"], ["all"], ["nofollow, noarchive"], ["noaircraft"]),
+        *(["googlebot: noindex"], ["otherbot: noai", "index"], ["max-image-preview:none"], ["max-snippet: 0"]),
+    ],
+)
+def test_directives_that_do_not(headers: list[str]) -> None:
+    assert not opted_out(headers, "imgcrawler")
+
+
+def test_a_disk_fault_is_charged_to_no_url(store: LocalStore) -> None:
+    (store.root / "images").write_bytes(b"a file where the directory belongs")
+    with pytest.raises(DiskError, match="images"):
+        answer_with(store, Canned(body=JPEG))

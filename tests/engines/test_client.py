@@ -1,0 +1,321 @@
+import multiprocessing
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Listener as StockListener
+from pathlib import Path
+
+import pytest
+
+from crawler.engines import wire
+from crawler.engines.client import RemoteFrontier
+from crawler.engines.join import new_key, read_join, write_join
+from crawler.errors import AccessError, CrawlerError, MessageError, NetworkError
+from crawler.frontier.base import PROTOCOL, Frontier
+from crawler.model import FrontierStats, Grant, ImageRecord, Outcome, Request, RobotsRules
+from tests.engines.conftest import KEY, Serve, join_for
+from tests.engines.evil import evil_pickle
+from tests.engines.fake_frontier import FakeFrontier
+
+
+@pytest.fixture
+def remote(serve: Serve, frontier: FakeFrontier) -> Iterator[RemoteFrontier]:
+    remote = RemoteFrontier(join_for(serve(frontier).address), wait=5, wait_after_loss=5)
+    yield remote
+    remote.close()
+
+
+@pytest.fixture
+def free_port() -> wire.Address:
+    """A port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return ("127.0.0.1", probe.getsockname()[1])
+
+
+def test_every_method_of_the_frontier_brings_its_data_through(remote: RemoteFrontier, frontier: FakeFrontier) -> None:
+    far: Frontier = remote
+    assert far.hello("me", PROTOCOL) == frontier.hello("me", PROTOCOL)
+    assert far.stats() == frontier.stats()
+    grant = far.lease("me", ["image", "robots"], 3, 60.0, 0.0)
+    turn = grant.turns[0]
+    assert [lease.request for lease in turn.leases] == list(frontier.leased.values())
+    assert far.extend("me", [turn.leases[0].token, "gone"], 60.0) == ("gone",)
+    outcomes = [
+        Outcome(status="done", token="t1", record=ImageRecord(url="http://a.test/0.jpg", caption="ü", elapsed=0.25)),
+        Outcome(status="retry", token="t2", reason="http-503", retry_in=2.5, overloaded=True),
+        Outcome(status="moved", token="t3", successor=Request(url="http://a.test/2.jpg", kind="image", hops=1)),
+        Outcome(status="done", token="t1", robots=RobotsRules(crawl_delay=1.5), discovered=(Request(url="u"),)),
+    ]
+    assert far.complete("me", outcomes, [turn.id]) == ("accepted", "accepted", "accepted", "duplicate")
+    assert list(frontier.settled.values()) == outcomes[:3]
+    assert far.records(0, 10) == frontier.records(0, 10)
+
+
+def test_nothing_to_do_is_said_with_the_time_to_ask_again(remote: RemoteFrontier, frontier: FakeFrontier) -> None:
+    frontier.waiting.clear()
+    assert remote.lease("me", ["image"], 1, 60.0, 0.0) == Grant(state="wait", retry_in=0.5)
+
+
+def test_only_the_master_puts(remote: RemoteFrontier) -> None:
+    with pytest.raises(CrawlerError, match="only the master"):
+        remote.put([])
+
+
+def test_a_lease_of_more_than_a_message_holds_is_cut_down(remote: RemoteFrontier, frontier: FakeFrontier) -> None:
+    frontier.put([Request(url=f"http://b.test/{n}", kind="image") for n in range(1_500)])
+    assert len(remote.lease("me", ["image"], 5_000, 60.0, 0.0).turns[0].leases) == 1_000
+
+
+def test_records_are_fetched_in_portions(remote: RemoteFrontier, frontier: FakeFrontier) -> None:
+    frontier.rows = [ImageRecord(url=f"http://a.test/{n}") for n in range(2_500)]
+    assert remote.records(10, 2_200) == frontier.records(10, 2_200)
+    assert remote.records(0, 9_999) == frontier.records(0, 9_999)
+
+
+def test_results_too_long_for_one_message_travel_in_several(
+    serve: Serve, frontier: FakeFrontier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "CALL_LIMIT", 5_000)
+    remote = RemoteFrontier(join_for(serve(frontier).address))
+    remote.lease("me", ["image"], 5, 60.0, 0.0)
+    outcomes = [Outcome(status="done", token=f"t{n}", reason="x" * 2_000) for n in range(1, 6)]
+    assert remote.complete("me", outcomes, ["turn"]) == ("accepted",) * 5
+    with pytest.raises(MessageError):
+        remote.complete("me", [Outcome(status="done", token="t", reason="x" * 6_000)], [])
+    remote.close()
+
+
+def test_many_threads_call_at_once_and_share_few_connections(remote: RemoteFrontier, frontier: FakeFrontier) -> None:
+    frontier.put([Request(url=f"http://b.test/{n}", kind="image") for n in range(395)])
+    tokens: list[str] = []
+
+    def work() -> None:
+        for _ in range(50):
+            tokens.extend(lease.token for lease in remote.lease("me", ["image"], 1, 60.0, 0.0).turns[0].leases)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(tokens)) == 400
+
+
+def test_the_same_frontier_goes_on_after_a_restart_of_the_master(serve: Serve, frontier: FakeFrontier) -> None:
+    first = serve(frontier)
+    waits: list[tuple[float, str]] = []
+    restarted = threading.Event()
+
+    def on_wait(left: float, reason: str) -> None:
+        waits.append((left, reason))
+        if not restarted.is_set():
+            restarted.set()
+            serve(frontier, first.address)
+
+    remote = RemoteFrontier(join_for(first.address), wait_after_loss=7, on_wait=on_wait)
+    remote.stats()
+    first.stop()
+    assert remote.stats().waiting == 5
+    assert 6 < waits[0][0] <= 7
+    remote.close()
+
+
+def test_a_restart_between_two_calls_is_not_even_noticed(serve: Serve, frontier: FakeFrontier) -> None:
+    first = serve(frontier)
+    waits: list[float] = []
+    remote = RemoteFrontier(join_for(first.address), on_wait=lambda left, _: waits.append(left))
+    remote.stats()
+    first.stop()
+    serve(frontier, first.address)
+    assert remote.stats().waiting == 5
+    assert not waits
+    remote.close()
+
+
+def test_a_master_that_was_met_before_may_be_out_of_breath(
+    serve: Serve, frontier: FakeFrontier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = serve(frontier)
+    with socket.socket() as mute:
+
+        def on_wait(left: float, reason: str) -> None:
+            mute.close()
+            serve(frontier, first.address)
+
+        remote = RemoteFrontier(join_for(first.address), on_wait=on_wait)
+        remote.stats()
+        first.stop()
+        mute.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        mute.bind(first.address)
+        mute.listen()
+        monkeypatch.setattr(wire, "GREETING_SECONDS", 0.3)
+        assert remote.stats().waiting == 5
+        remote.close()
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, RuntimeError])
+def test_an_interrupted_call_does_not_leave_its_answer_to_the_next(
+    remote: RemoteFrontier, monkeypatch: pytest.MonkeyPatch, interrupt: type[BaseException]
+) -> None:
+    receive, caller = wire.Channel.recv_bytes, threading.current_thread()
+
+    def interrupted(channel: wire.Channel) -> bytes:
+        if threading.current_thread() is caller:
+            channel.peek(1)  # the answer is there, unread
+            raise interrupt
+        return receive(channel)
+
+    remote.stats()
+    with monkeypatch.context() as patch:
+        patch.setattr(wire.Channel, "recv_bytes", interrupted)
+        with pytest.raises(interrupt):
+            remote.lease("me", ["image"], 2, 60.0, 0.0)
+    assert isinstance(remote.stats(), FrontierStats)
+    assert remote.extend("me", ["gone"], 1.0) == ("gone",)
+
+
+def test_a_wrong_key_is_an_access_error_at_once(serve: Serve, frontier: FakeFrontier) -> None:
+    waits: list[float] = []
+    join = join_for(serve(frontier).address, key=new_key())
+    remote = RemoteFrontier(join, on_wait=lambda left, _: waits.append(left))
+    with pytest.raises(AccessError, match=r"127\.0\.0\.1:.* refused the key"):
+        remote.stats()
+    assert not waits
+
+
+def test_a_master_that_does_not_know_the_key_is_not_believed() -> None:
+    """Somebody at the master's port takes any answer to the challenge for right, but can't answer ours."""
+
+    def welcome_anybody(server: socket.socket) -> None:
+        peer, _ = server.accept()
+        with peer:
+            channel = wire.Channel(peer)
+            channel.allow(5)
+            channel.send_bytes(b"#CHALLENGE#" + b"c" * 20)
+            channel.recv_bytes()
+            channel.send_bytes(b"#WELCOME#")
+            channel.recv_bytes()
+            channel.send_bytes(b"x" * 16)
+            channel.recv_bytes()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=welcome_anybody, args=(server,))
+        thread.start()
+        with pytest.raises(AccessError):
+            RemoteFrontier(join_for(server.getsockname())).stats()
+        thread.join()
+
+
+def test_a_pickle_as_an_answer_executes_nothing(tmp_path: Path) -> None:
+    def answer_with_a_pickle(listener: StockListener) -> None:
+        with listener.accept() as peer:
+            peer.recv_bytes()
+            peer.send_bytes(evil_pickle(tmp_path / "marker"))
+
+    with StockListener(("127.0.0.1", 0), authkey=join_for(("a", 1)).authkey) as listener:
+        thread = threading.Thread(target=answer_with_a_pickle, args=(listener,))
+        thread.start()
+        host, port = listener.address
+        with pytest.raises(MessageError):
+            RemoteFrontier(join_for((str(host), int(port)))).stats()
+        thread.join()
+    assert not (tmp_path / "marker").exists()
+
+
+def test_something_else_at_the_port_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "GREETING_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(NetworkError, match="not a crawler harvester"):
+        RemoteFrontier(join_for(mute.getsockname())).stats()
+
+
+def test_nobody_there_is_waited_for_with_a_countdown(free_port: wire.Address) -> None:
+    waits: list[float] = []
+    remote = RemoteFrontier(join_for(free_port), wait=0.4, on_wait=lambda left, _: waits.append(left))
+    begin = time.monotonic()
+    with pytest.raises(NetworkError, match=rf"no answer from 127\.0\.0\.1:{free_port[1]}: .*refused.*firewall"):
+        remote.stats()
+    assert 0.3 < time.monotonic() - begin < 3
+    assert len(waits) > 1
+    assert waits == sorted(waits, reverse=True)
+
+
+def test_a_master_that_comes_late_is_found(serve: Serve, frontier: FakeFrontier, free_port: wire.Address) -> None:
+    started = threading.Event()
+
+    def on_wait(left: float, reason: str) -> None:
+        if not started.is_set():
+            started.set()
+            serve(frontier, free_port)
+
+    remote = RemoteFrontier(join_for(free_port), wait=10, on_wait=on_wait)
+    assert remote.stats().waiting == 5
+    remote.close()
+
+
+def test_the_stop_event_ends_the_waiting(free_port: wire.Address) -> None:
+    stop = threading.Event()
+    remote = RemoteFrontier(join_for(free_port), wait=60, stop=stop, on_wait=lambda *_: stop.set())
+    begin = time.monotonic()
+    with pytest.raises(NetworkError):
+        remote.stats()
+    assert time.monotonic() - begin < 3
+
+
+def test_calls_go_through_after_stop_as_long_as_they_are_answered(serve: Serve, frontier: FakeFrontier) -> None:
+    stop = threading.Event()
+    stop.set()
+    remote = RemoteFrontier(join_for(serve(frontier).address), stop=stop)
+    assert remote.stats().waiting == 5
+    remote.close()
+
+
+def test_close_from_another_thread_ends_a_call(remote: RemoteFrontier, frontier: FakeFrontier) -> None:
+    frontier.waiting.clear()
+
+    def close_when_it_waits() -> None:
+        with frontier.changed:
+            frontier.changed.wait_for(lambda: frontier.waits, 5)
+        remote.close()
+
+    closer = threading.Thread(target=close_when_it_waits)
+    closer.start()
+    begin = time.monotonic()
+    with pytest.raises(CrawlerError, match="was closed"):
+        remote.lease("me", ["image"], 1, 60.0, 20.0)
+    assert time.monotonic() - begin < 3
+    closer.join()
+    frontier.put([Request(url="http://a.test/", kind="image")])
+
+
+def test_a_closed_frontier_says_so(remote: RemoteFrontier) -> None:
+    remote.stats()
+    remote.close()
+    with pytest.raises(CrawlerError, match="was closed"):
+        remote.stats()
+
+
+def test_the_second_address_is_tried(serve: Serve, frontier: FakeFrontier, free_port: wire.Address) -> None:
+    join = join_for(serve(frontier).address)
+    addresses = (wire.format_address(free_port), *join.addresses)
+    remote = RemoteFrontier(type(join)(crawl="test", addresses=addresses, key=KEY))
+    assert remote.stats().waiting == 5
+    remote.close()
+
+
+def _complete_everything(path: Path) -> None:
+    """A worker process: works off what there is."""
+    remote = RemoteFrontier(read_join(path))
+    while turns := remote.lease("spawned", ["image"], 2, 60.0, 0.0).turns:
+        outcomes = [Outcome(status="done", token=lease.token) for lease in turns[0].leases]
+        remote.complete("spawned", outcomes, [turns[0].id])
+    remote.close()
+
+
+def test_a_spawned_process_works_off_the_queue(serve: Serve, frontier: FakeFrontier, tmp_path: Path) -> None:
+    write_join(tmp_path / "join", join_for(serve(frontier).address))
+    process = multiprocessing.get_context("spawn").Process(target=_complete_everything, args=(tmp_path / "join",))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert len(frontier.settled) == 5

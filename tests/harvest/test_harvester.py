@@ -1,0 +1,243 @@
+"""The harvester: from one request to one outcome, over a fetcher that touches no network."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from crawler.errors import RequestFailed
+from crawler.fetcher import Canned, CannedFetcher
+from crawler.harvest import parse
+from crawler.harvest.harvester import MAX_REDIRECTS, Harvester
+from crawler.model import Outcome, Request
+
+URL = "http://a.example/dir/page"
+SEED = Request(url=URL, seed=URL, source="list")
+DEEP = Request(url=URL, seed="http://a.example/", referrer="http://a.example/", depth=3, priority=7, source="a")
+
+Harvest = Callable[..., Outcome]
+
+
+def harvest(
+    body: str = "", request: Request = SEED, *, headers: dict[str, str] | None = None, **options: Any
+) -> Outcome:
+    answer = Canned(headers={"Content-Type": "text/html", **(headers or {})}, body=body.encode())
+    return Harvester(CannedFetcher({request.location: answer}), **options).handle(request)
+
+
+def images(outcome: Outcome) -> list[str]:
+    return [request.url for request in outcome.discovered if request.kind == "image"]
+
+
+def links(outcome: Outcome) -> list[str]:
+    return [request.url for request in outcome.discovered if request.kind == "page"]
+
+
+# --- what is found
+
+
+def test_an_image_is_requested_with_all_that_is_known_of_it() -> None:
+    html = "<figure><img src=/x.jpg alt=Cat title=T><figcaption>C</figcaption></figure>"
+    assert harvest(html, DEEP).discovered == (
+        Request(
+            url="http://a.example/x.jpg",
+            kind="image",
+            depth=3,
+            priority=7,
+            seed="http://a.example/",
+            referrer=URL,
+            source="img",
+            alt="Cat",
+            title="T",
+            caption="C",
+        ),
+    )
+
+
+def test_a_link_is_requested_one_step_deeper() -> None:
+    expected = Request(
+        url="http://a.example/x", depth=4, priority=7, seed="http://a.example/", referrer=URL, source="a"
+    )
+    assert harvest("<a href=/x#part>", DEEP).discovered == (expected,)
+
+
+def test_images_come_first_and_everything_once() -> None:
+    outcome = harvest("<a href=/p><img src=/1><img src=/1#x><a href=/p#x><img src=/2><a href=>")
+    assert [request.url.rpartition("/")[2] for request in outcome.discovered] == ["1", "2", "p"]
+
+
+def test_one_candidate_or_all_are_taken() -> None:
+    html = "<img srcset='/1 1x, /2 2x' src=/3>"
+    assert images(harvest(html)) == ["http://a.example/2"]
+    assert len(images(harvest(html, candidates="all"))) == 3
+
+
+def test_images_may_be_anywhere_and_links_only_in_scope() -> None:
+    html = "<img src=//cdn.example/x.jpg><a href=//cdn.example/><a href=/other><a href=sub>"
+    assert images(harvest(html, scope="page")) == ["http://cdn.example/x.jpg"]
+    assert links(harvest(html)) == ["http://a.example/other", "http://a.example/dir/sub"]
+    assert links(harvest(html, scope="path")) == ["http://a.example/dir/sub"]
+    assert len(links(harvest(html, scope="any"))) == 3
+
+
+@pytest.mark.parametrize(("max_depth", "expected"), [(0, 0), (3, 0), (4, 1), (None, 1)])
+def test_links_end_at_the_greatest_depth(max_depth: int | None, expected: int) -> None:
+    assert len(links(harvest("<a href=/x>", DEEP, max_depth=max_depth))) == expected
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.PDF", "x.zip?y", "x.mp4", "x.css"])
+def test_a_file_that_is_no_page_is_not_followed(name: str) -> None:
+    assert links(harvest(f"<a href=/{name}>")) == []
+
+
+@pytest.mark.parametrize("name", ["x", "x.html", "x.php?f=a.jpg", "x.com/", "v1.2"])
+def test_everything_else_may_be_a_page(name: str) -> None:
+    assert links(harvest(f"<a href=/{name}>")) == [f"http://a.example/{name}"]
+
+
+def test_a_nofollow_link_is_not_followed() -> None:
+    assert links(harvest("<a href=/x rel=nofollow><a href=/y>")) == ["http://a.example/y"]
+
+
+def test_urls_too_long_to_remember_are_left_out() -> None:
+    assert harvest(f"<img src=/{'é' * 2_000}><a href=/{'x' * 9_000}>").discovered == ()
+
+
+# --- opt-outs
+
+
+@pytest.mark.parametrize("word", ["noindex", "noimageindex", "noai", "noimageai", "noml"])
+@pytest.mark.parametrize("name", ["robots", "imgcrawler"])
+def test_images_of_a_page_that_opts_out_are_not_taken(name: str, word: str) -> None:
+    outcome = harvest(f"<meta name={name} content={word}><img src=x><a href=/y>")
+    assert (outcome.status, outcome.reason) == ("done", "opted-out")
+    assert (images(outcome), links(outcome)) == ([], ["http://a.example/y"])
+
+
+def test_links_of_a_page_that_says_nofollow_are_not_followed() -> None:
+    outcome = harvest("<meta name=robots content=nofollow><img src=x><a href=/y>")
+    assert (outcome.reason, images(outcome), links(outcome)) == ("", ["http://a.example/dir/x"], [])
+
+
+def test_none_means_neither() -> None:
+    outcome = harvest("<meta name=robots content=none><img src=x><a href=/y>")
+    assert (outcome.reason, outcome.discovered) == ("opted-out", ())
+
+
+def test_the_header_counts_like_the_page() -> None:
+    outcome = harvest("<img src=x>", headers={"X-Robots-Tag": "otherbot: nofollow, noai"})
+    assert (outcome.reason, outcome.discovered) == ("opted-out", ())
+
+
+def test_what_is_said_to_others_is_not_said_to_us() -> None:
+    html = "<meta name=googlebot content=none><img src=x><a href=/y>"
+    assert len(harvest(html).discovered) == 2
+    assert harvest(html, agent="GoogleBot").discovered == ()
+
+
+# --- redirects
+
+
+def redirect(request: Request, location: str, **options: Any) -> Outcome:
+    answer = Canned(status=302, headers={"Location": location})
+    return Harvester(CannedFetcher({request.location: answer}), **options).handle(request)
+
+
+def test_a_redirect_goes_on_as_the_same_request() -> None:
+    outcome = redirect(DEEP, "/new#x")
+    assert outcome.status == "moved"
+    assert outcome.successor is not None
+    assert (outcome.successor.url, outcome.successor.target) == (URL, "http://a.example/new")
+    assert outcome.successor.hops == 1
+
+
+def test_a_page_that_leads_out_of_scope_is_filtered() -> None:
+    outcome = redirect(DEEP, "http://b.example/")
+    assert (outcome.status, outcome.reason, outcome.successor) == ("done", "filtered", None)
+
+
+def test_a_seed_may_lead_anywhere_and_the_crawl_begins_there() -> None:
+    moved = redirect(SEED, "http://b.example/start").successor
+    assert moved is not None
+    outcome = harvest("<img src=x><a href=/in><a href=http://a.example/out>", moved)
+    assert {request.seed for request in outcome.discovered} == {"http://b.example/start"}
+    assert {request.referrer for request in outcome.discovered} == {"http://b.example/start"}
+    assert links(outcome) == ["http://b.example/in"]
+
+
+@pytest.mark.parametrize(
+    ("location", "hops", "reason"),
+    [
+        ("/x", MAX_REDIRECTS, "redirect-limit"),
+        ("ftp://a.example/", 0, "unsupported-scheme"),
+        ("http://[", 0, "bad-url"),
+    ],
+)
+def test_a_redirect_that_leads_nowhere_fails(location: str, hops: int, reason: str) -> None:
+    outcome = redirect(Request(url=URL, hops=hops), location)
+    assert (outcome.status, outcome.reason) == ("done", reason)
+
+
+# --- what is no page
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "Application/XHTML+XML; charset=utf-8", ""])
+def test_html_is_read_and_so_is_what_says_nothing(content_type: str) -> None:
+    assert len(harvest("<img src=x>", headers={"Content-Type": content_type}).discovered) == 1
+
+
+@pytest.mark.parametrize("content_type", ["application/pdf", "text/plain", "video/mp4", "nonsense"])
+def test_anything_else_is_not_read(content_type: str) -> None:
+    outcome = harvest("<img src=x>", headers={"Content-Type": content_type})
+    assert (outcome.status, outcome.reason, outcome.received) == ("done", "unsupported-format", 0)
+
+
+@pytest.mark.parametrize(("request_", "source"), [(SEED, "seed"), (DEEP, "link")])
+def test_an_image_behind_the_url_of_a_page_is_an_image(request_: Request, source: str) -> None:
+    outcome = harvest("JFIF", request_, headers={"Content-Type": "image/jpeg"})
+    (image,) = outcome.discovered
+    assert (image.kind, image.url, image.source) == ("image", URL, source)
+    assert (image.depth, image.referrer) == (request_.depth, request_.referrer)
+    assert outcome.reason == ""
+
+
+def test_an_image_behind_a_redirect_is_requested_where_it_is() -> None:
+    moved = Request(url=URL, target="http://a.example/real", hops=2)
+    (image,) = harvest("JFIF", moved, headers={"Content-Type": "image/png"}).discovered
+    assert (image.url, image.target, image.hops) == ("http://a.example/real", "", 0)
+
+
+# --- failures and figures
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "overloaded"), [(404, "done", False), (500, "retry", False), (503, "retry", True)]
+)
+def test_a_status_that_is_no_success_is_a_failure(status: int, outcome: str, overloaded: bool) -> None:
+    answer = Canned(status=status, headers={"Retry-After": "7"}, body=b"<img src=x>")
+    result = Harvester(CannedFetcher({URL: answer})).handle(SEED)
+    assert (result.status, result.reason, result.overloaded) == (outcome, f"http-{status}", overloaded)
+    assert (result.host_wait, result.discovered) == (7.0 if overloaded else None, ())
+
+
+def test_a_failure_of_the_fetch_is_an_outcome() -> None:
+    fetcher = CannedFetcher({URL: RequestFailed("dns", retryable=True)})
+    outcome = Harvester(fetcher).handle(SEED)
+    assert (outcome.status, outcome.reason, outcome.record) == ("retry", "dns", None)
+
+
+def test_a_page_too_large_fails() -> None:
+    outcome = harvest("x" * 1_001, max_page_bytes=1_000)
+    assert (outcome.status, outcome.reason) == ("done", "too-large")
+
+
+def test_time_and_bytes_are_reported() -> None:
+    outcome = harvest("<img src=x>")
+    assert outcome.received == len("<img src=x>")
+    assert outcome.latency > 0
+
+
+def test_a_page_cut_short_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(parse, "MAX_URLS", 1)
+    assert len(harvest("<img src=1><img src=2>").discovered) == 1
+    assert URL in caplog.text

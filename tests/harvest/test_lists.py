@@ -1,0 +1,168 @@
+"""Lists: every line is read once, in chunks, whatever the file holds."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crawler.harvest import lists
+from crawler.harvest.lists import MAX_LINE, MAX_LINES, ListReader
+from crawler.model import Kind, Outcome, Request
+
+
+def request(path: Path, entries: Kind = "page") -> Request:
+    return Request(url=path.as_uri(), kind="list", entries=entries, priority=5)
+
+
+def read(path: Path, entries: Kind = "page") -> list[Outcome]:
+    """The outcomes of all chunks of a list."""
+    outcomes: list[Outcome] = []
+    successor: Request | None = request(path, entries)
+    while successor is not None:
+        outcomes.append(ListReader().handle(successor))
+        successor = outcomes[-1].successor
+    assert [outcome.status for outcome in outcomes] == ["moved"] * (len(outcomes) - 1) + ["done"]
+    return outcomes
+
+
+def urls(outcomes: list[Outcome]) -> list[str]:
+    return [found.url for outcome in outcomes for found in outcome.discovered]
+
+
+def rejected(outcomes: list[Outcome]) -> int:
+    return sum(outcome.rejected for outcome in outcomes)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "a list é #1.txt"
+
+
+def test_each_line_becomes_a_seed(path: Path) -> None:
+    path.write_text("http://a.example\nHTTPS://B.example/x#y\n", "utf-8")
+    (outcome,) = read(path)
+    seeds = ["http://a.example/", "https://b.example/x"]
+    assert outcome.discovered == tuple(Request(url=url, seed=url, priority=5, source="list") for url in seeds)
+
+
+def test_or_an_image(path: Path) -> None:
+    path.write_text("http://a.example/x.jpg")
+    (outcome,) = read(path, "image")
+    expected = Request(url="http://a.example/x.jpg", kind="image", priority=5, source="list")
+    assert outcome.discovered == (expected,)
+
+
+def test_blank_lines_comments_marks_and_line_ends_are_skipped(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbfhttp://a.example/\r\n\r\n  # note\n\t http://b.example/ \n\n#" + b"x" * 20_000)
+    outcomes = read(path)
+    assert (urls(outcomes), rejected(outcomes)) == (["http://a.example/", "http://b.example/"], 0)
+
+
+@pytest.mark.parametrize("text", [b"", b"\xef\xbb\xbf", b"\n\n", b"# nothing"])
+def test_a_list_without_urls_is_done(path: Path, text: bytes) -> None:
+    path.write_bytes(text)
+    assert read(path) == [Outcome(status="done")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"example.org/x", b"//example.org/x", b"/x", b"ftp://a.example/", b"http://[", b"words", b"http://\xff/"),
+        *(b"http://a.example/" + b"x" * MAX_LINE, b"http://a.example/" + b" " * MAX_LINE + b"x", b" " * 20_000 + b"x"),
+        *(b"x" * 100_000, b"\xff\xfeh\0t\0"),
+    ],
+)
+def test_a_line_that_is_no_url_is_rejected_and_the_next_is_read(path: Path, line: bytes) -> None:
+    path.write_bytes(line + b"\nhttp://b.example/\n")
+    outcomes = read(path)
+    assert (urls(outcomes), rejected(outcomes)) == (["http://b.example/"], 1)
+
+
+def test_a_rejected_line_is_logged_with_its_place_and_unable_to_forge_a_line(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_bytes(b"http://a.example/\nbad\rline \x1b[31m" + b"x" * 5_000)
+    read(path)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "at byte 18: b'bad\\rline \\x1b[31mxxx" in record.getMessage()
+    assert len(record.getMessage()) < 600
+
+
+def test_the_longest_line_is_read(path: Path) -> None:
+    url = "http://a.example/".ljust(MAX_LINE - 1, "x")
+    path.write_text(f"{url}\nhttp://b.example/", "ascii", newline="\n")
+    assert urls(read(path)) == [url, "http://b.example/"]
+
+
+# --- chunks
+
+
+def test_a_chunk_has_at_most_so_many_lines(path: Path) -> None:
+    expected = [f"http://a.example/{number}" for number in range(2 * MAX_LINES + 1)]
+    path.write_text("\n".join(expected), "ascii", newline="\n")
+    outcomes = read(path)
+    assert [len(outcome.discovered) for outcome in outcomes] == [MAX_LINES, MAX_LINES, 1]
+    assert urls(outcomes) == expected
+
+
+def test_a_full_chunk_at_the_end_of_the_file_is_the_last(path: Path) -> None:
+    path.write_text("http://a.example/\n" * MAX_LINES, "ascii", newline="\n")
+    assert len(read(path)) == 1
+
+
+def test_a_line_longer_than_chunks_is_rejected_once(path: Path) -> None:
+    path.write_bytes(b"http://a.example/\n" + b"x" * (3 * 2**20) + b"\nhttp://b.example/\n")
+    outcomes = read(path)
+    assert (urls(outcomes), rejected(outcomes)) == (["http://a.example/", "http://b.example/"], 1)
+    assert len(outcomes) > 2
+
+
+def test_the_same_chunk_read_again_gives_the_same(path: Path) -> None:
+    path.write_text("http://a.example/\n" * 3_000, "ascii", newline="\n")
+    moved = ListReader().handle(request(path)).successor
+    assert moved is not None
+    assert ListReader().handle(moved) == ListReader().handle(moved)
+
+
+def test_an_offset_behind_the_end_is_done(path: Path) -> None:
+    path.write_text("http://a.example/\n")
+    assert ListReader().handle(Request(url=path.as_uri(), kind="list", offset=999)) == Outcome(status="done")
+
+
+_LINES = st.lists(
+    st.sampled_from(
+        [b"", b"#", b"bad", b"http://a.example/", b"http://b.example/long", b"x" * 40, b"y" * 41, b"z" * 200]
+    )
+)
+
+
+@given(lines=_LINES, chunk_lines=st.integers(1, 5), chunk_bytes=st.integers(1, 100))
+def test_every_line_is_counted_once_wherever_chunks_end(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], chunk_lines: int, chunk_bytes: int
+) -> None:
+    path = tmp_path_factory.mktemp("lists") / "list"
+    path.write_bytes(b"\n".join(lines))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("MAX_LINES", chunk_lines), ("MAX_BYTES", chunk_bytes), ("MAX_LINE", 40)):
+            patch.setattr(lists, name, value)
+        outcomes = read(path)
+    good = [line.decode() for line in lines if line.startswith(b"http")]
+    assert urls(outcomes) == good
+    assert rejected(outcomes) == len([line for line in lines if line and line != b"#"]) - len(good)
+
+
+# --- files that are not there
+
+
+@pytest.mark.parametrize("name", ["missing.txt", ""])
+def test_a_file_that_cannot_be_read_is_lost(tmp_path: Path, name: str) -> None:
+    outcome = ListReader().handle(request(tmp_path / name))
+    assert (outcome.status, outcome.reason) == ("done", "lost-file")
+
+
+def test_so_is_a_path_that_cannot_be(tmp_path: Path) -> None:
+    outcome = ListReader().handle(Request(url=f"{tmp_path.as_uri()}/a%00b", kind="list"))
+    assert outcome.reason == "lost-file"

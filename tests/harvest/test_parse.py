@@ -1,0 +1,249 @@
+"""extract: what a page names, resolved, grouped, with the words around it, whatever the bytes are."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import crawler
+from crawler.harvest import parse
+from crawler.harvest.page import Image, Page
+from crawler.harvest.parse import MAX_TEXT, extract
+from crawler.urls import MAX_URL_LENGTH, resolve
+
+URL = "http://a.example/dir/page.html"
+
+
+def page(html: bytes | str, content_type: str | None = None) -> Page:
+    return extract(html, URL, content_type)
+
+
+def paths(html: bytes | str) -> list[str]:
+    return [image.url.removeprefix("http://a.example") for image in page(html).images]
+
+
+def only(html: str) -> Image:
+    (image,) = page(html).images
+    return image
+
+
+# --- URLs
+
+
+def test_urls_are_resolved_against_the_page() -> None:
+    assert paths("<img src=a.jpg><img src=/b.jpg><img src=//c.example/d.jpg>") == [
+        "/dir/a.jpg",
+        "/b.jpg",
+        "http://c.example/d.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("head", "base"),
+    [
+        ("<base href=/x/>", "http://a.example/x/"),
+        ("<base href=/x/><base href=/y/>", "http://a.example/x/"),
+        ("<base target=_top><base href=/y/>", "http://a.example/y/"),
+        ("<base href=https://b.example>", "https://b.example/"),
+        ("<base href=''>", URL),
+        ("<base href='javascript:x'>", URL),
+        ("<base href='data:,x'>", URL),
+        ("<base href='http://[broken'>", URL),
+        (f"<base href='/{'x' * MAX_URL_LENGTH}/'>", URL),
+    ],
+)
+def test_the_first_base_with_an_address_counts(head: str, base: str) -> None:
+    found = page(f"{head}<img src=a.jpg><a href=b>")
+    assert found.base == base
+    assert ([found.images[0].url], found.links) == ([resolve(base, "a.jpg")], (resolve(base, "b"),))
+
+
+def test_a_base_after_the_images_counts_for_them_too() -> None:
+    assert paths("<img src=a.jpg><base href=/x/>") == ["/x/a.jpg"]
+
+
+@pytest.mark.parametrize("src", ["data:image/gif,R0lG", "blob:x", "javascript:x", "ftp://a/b.jpg", "http://["])
+def test_what_is_no_address_on_the_web_never_appears(src: str) -> None:
+    found = page(f"<img src='{src}' srcset='{src} 2x' data-src='{src}'><video poster='{src}'><a href='{src}'>")
+    assert (found.images, found.links) == ((), ())
+
+
+@pytest.mark.parametrize("attribute", ["src", "src=''", "src=' '", "srcset=', '", "data-src=''"])
+def test_an_empty_attribute_names_no_image(attribute: str) -> None:
+    assert paths(f"<img {attribute}>") == []
+
+
+def test_an_endless_url_never_appears() -> None:
+    assert paths(f"<img src={'a' * (MAX_URL_LENGTH + 1)}><img src={'é' * MAX_URL_LENGTH}><img src=b>") == ["/dir/b"]
+
+
+def test_a_query_takes_the_encoding_of_the_page() -> None:
+    found = page("<img src='é?é'>".encode("cp1252"), "text/html; charset=latin1")
+    assert found.images[0].url == "http://a.example/dir/%C3%A9?%E9"
+
+
+def test_a_fragment_is_kept_as_it_is() -> None:
+    assert page("<a href='#x'><img src=a.svg#y>").links == (f"{URL}#x",)
+
+
+# --- words
+
+
+def test_words_around_an_image_are_kept() -> None:
+    caption = "<figcaption>The <b>cat</b><!-- no -->\n sleeps</figcaption>"
+    image = only(f"<figure><img src=a alt=' A\n big  cat ' title=Cat>{caption}</figure>")
+    assert (image.alt, image.title, image.caption) == ("A big cat", "Cat", "The cat sleeps")
+
+
+def test_a_caption_belongs_to_its_nearest_figure_only() -> None:
+    html = """<figure><figcaption>outer</figcaption><img src=1>
+        <figure><img src=2><figcaption>inner</figcaption></figure><img src=3></figure><img src=4>"""
+    assert [image.caption for image in page(html).images] == ["outer", "inner", "outer", ""]
+
+
+def test_a_figure_has_one_caption() -> None:
+    html = "<figure><img src=1><figcaption>one</figcaption><figcaption>two</figcaption></figure>"
+    assert only(html).caption == "one"
+
+
+def test_a_caption_without_a_figure_is_nobodys() -> None:
+    assert only("<figcaption>lost</figcaption><img src=1>").caption == ""
+
+
+def test_words_between_elements_stay_apart() -> None:
+    assert (
+        only("<figure><img src=1><figcaption>one <b> two</b>\nthree</figcaption></figure>").caption == "one two three"
+    )
+
+
+def test_texts_are_capped() -> None:
+    words = "word " * 1_000_000
+    found = page(f"<title>{words}</title><figure><img src=1 alt='{words}'><figcaption>{words}</figcaption></figure>")
+    (image,) = found.images
+    assert {len(text) for text in (found.title, image.alt, image.caption)} == {MAX_TEXT - 1}  # ends in a blank
+
+
+def test_the_title_is_that_of_the_page() -> None:
+    assert page("<svg><title>icon</title></svg><title> A \n page </title><title>other</title>").title == "A page"
+
+
+# --- groups
+
+
+def groups(html: str) -> list[list[str]]:
+    found: dict[int, list[str]] = {}
+    for image in page(html).images:
+        found.setdefault(image.group, []).append(image.url.rpartition("/")[2])
+    return list(found.values())
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        pytest.param("<img src=1><img src=1>", [["1"], ["1"]], id="two images"),
+        pytest.param("<img src=1 srcset='2 2x, 3 3x'>", [["2", "3", "1"]], id="srcset"),
+        pytest.param(
+            "<picture><source srcset='1 1x, 2 2x'><source srcset=3><img src=4></picture><img src=5>",
+            [["1", "2", "3", "4"], ["5"]],
+            id="picture",
+        ),
+        pytest.param("<picture><source srcset=1><p><img src=2></p></picture>", [["1", "2"]], id="img deeper"),
+        pytest.param("<picture><source srcset=1><img src=2><img src=3>", [["1", "2"], ["3"]], id="never closed"),
+        pytest.param("<img src=1 data-src=/2 data-srcset='/3 2x'>", [["1", "2", "3"]], id="lazy"),
+        pytest.param("<div data-bg=1.jpg data-other=2.jpg></div>", [["1.jpg"], ["2.jpg"]], id="a box"),
+        pytest.param("<a href=1.jpg><img src=2.jpg></a>", [["1.jpg"], ["2.jpg"]], id="thumbnail"),
+        pytest.param("<link rel=icon href=1><link rel=icon href=2>", [["1"], ["2"]], id="icons"),
+    ],
+)
+def test_candidates_for_one_picture_share_a_group(html: str, expected: list[list[str]]) -> None:
+    assert groups(html) == expected
+
+
+def test_groups_are_numbered_in_document_order() -> None:
+    found = page("<img src=1><picture><img src=2><img src=3></picture><p data-x=4.jpg data-y=5.jpg><img src=6>")
+    assert [image.group for image in found.images] == [0, 1, 2, 3, 4, 5]
+
+
+# --- links
+
+
+def test_links_come_once_in_document_order() -> None:
+    html = "<a href=/b>x</a><area href=/a><a href=/b#x><a name=x><a href=/b><link href=/no><form action=/no>"
+    assert page(html).links == ("http://a.example/b", "http://a.example/a", "http://a.example/b#x")
+
+
+def test_a_link_is_nofollow_only_if_it_is_so_everywhere() -> None:
+    found = page("<a href=/a rel='external NoFollow'><a href=/b rel=nofollow><a href=/b><a href=/c rel=author>")
+    assert found.nofollow == {"http://a.example/a"}
+    assert len(found.links) == 3
+
+
+def test_an_empty_link_leads_to_the_page_itself() -> None:
+    assert page("<a href>").links == (URL,)
+
+
+# --- directives
+
+
+def test_directives_of_all_meta_elements_are_collected() -> None:
+    html = """<meta name=robots content="NOINDEX, follow"><meta name=imgcrawler content=noai>
+        <meta property=robots content=nofollow><meta name=description content="none of it"><meta name=robots>"""
+    assert page(html).directives == {"noindex", "follow", "imgcrawler:noai", "description:none"}
+
+
+# --- limits
+
+
+def test_urls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parse, "MAX_URLS", 5)
+    found = page("<img src=1><a href=/1>" * 3)
+    assert found.truncated
+    assert (len(found.images), len(found.links)) == (2, 1)
+    assert not page("<img src=1><a href=/1>" * 2).truncated
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "html",
+    [
+        pytest.param("<figure><figcaption>" * 20_000 + "<img src=a>" * 20_000, id="captions in captions"),
+        pytest.param("<picture>" * 50_000 + "<img src=a>", id="nesting"),
+        pytest.param("<svg><title>" * 50_000, id="titles"),
+        pytest.param("<img srcset='" + "a 1x, " * 1_000_000 + "'>", id="srcset"),
+        pytest.param("<img data-srcset='" + "a 1x, " * 1_000_000 + "'>", id="lazy srcset"),
+        pytest.param("<img " + " ".join(f"data-a{n}=b{n}.jpg" for n in range(200_000)) + ">", id="attributes"),
+        pytest.param(f"<base href='/{'b/' * 4_000}'>" + "<img src=a{}>" * 20_000, id="a long base"),
+        pytest.param("<meta name=robots content='" + "x," * 1_000_000 + "'>", id="directives"),
+        pytest.param("<a rel='" + "x " * 1_000_000 + "' href=a>", id="relations"),
+    ],
+)
+def test_a_hostile_page_ends_in_time(html: str) -> None:
+    found = page(html)
+    assert len(found.images) + len(found.links) <= parse.MAX_URLS
+
+
+_PIECES = """<img src= srcset=' data-src=" <picture> <source <base href= <a rel=nofollow </a> > ' " = a.jpg // http: ?é
+# <meta name=robots content= <figure> <figcaption> </figure> <svg> <title> <!-- --> <![CDATA[ ]]> <?xml &amp; &#0;
+&#xD800; <script> <style> <template> <noscript> <table> <plaintext> </ <"""
+_MARKUP = st.lists(st.sampled_from([*_PIECES.split(), " ", "\0", "\ud800", "\n", "1x, "])).map("".join)
+
+
+@given(_MARKUP)
+def test_any_markup_is_read_without_an_exception(html: str) -> None:
+    found = page(html)
+    assert all(image.url.startswith("http") for image in found.images)
+    assert found.nofollow <= set(found.links)
+
+
+@given(st.binary(), st.none() | st.text(), st.text())
+def test_any_bytes_from_anywhere_are_read_without_an_exception(html: bytes, content_type: str | None, url: str) -> None:
+    assert isinstance(extract(html, url, content_type), Page)
+    assert isinstance(extract(b"<img src=a><base href=b>" + html, url, content_type), Page)
+
+
+def test_it_is_the_public_function() -> None:
+    assert crawler.extract is extract
+
+
+def test_every_candidate_of_a_picture_has_the_words_of_its_img() -> None:
+    page = extract('<picture><source srcset="a.avif 800w"><img src="a.jpg" alt="A boat" title="Bay"></picture>', URL)
+    assert {(image.alt, image.title) for image in page.images} == {("A boat", "Bay")}

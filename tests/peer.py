@@ -1,0 +1,194 @@
+"""A server on loopback that misbehaves by script: what mocks can't show."""
+
+import contextlib
+import functools
+import socket
+import socketserver
+import struct
+import threading
+from collections.abc import Callable, Iterator
+
+Script = Callable[["Peer"], None]
+
+
+class Peer(socketserver.BaseRequestHandler):
+    """One connection; for each request on it the server's script says what happens."""
+
+    server: "Server"
+
+    def handle(self) -> None:
+        self.server.connections += 1
+        self.send(self.server.greeting)
+        with contextlib.suppress(OSError), self.request.makefile("rb") as lines:
+            while lines.readline() and not self.server.ended.is_set():
+                while lines.readline() not in (b"\r\n", b""):
+                    pass
+                self.server.script(self)
+
+    def send(self, data: bytes) -> None:
+        self.request.sendall(data)
+
+    def stop(self) -> None:
+        self.request.shutdown(socket.SHUT_RDWR)
+
+    def drip(self, pause: float, data: bytes = b"x") -> None:
+        """Send ``data`` again and again until the other side, or the test, has had enough."""
+        while not self.server.ended.wait(pause):
+            self.send(data)
+
+    def wait(self) -> None:
+        """Say nothing until the test ends; tells it that we are here."""
+        self.server.reached.set()
+        self.server.ended.wait(10)
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """Plays one script; ``connections`` counts who came, ``reached`` and ``ended`` are for waiting without sleep."""
+
+    daemon_threads = True
+    connections = 0
+    greeting = b""
+
+    def __init__(self, script: Script) -> None:
+        super().__init__(("127.0.0.1", 0), Peer)
+        self.script = script
+        self.reached = threading.Event()
+        self.ended = threading.Event()
+        self.port = self.socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Peers that go away in the middle are what these tests are about."""
+
+
+@contextlib.contextmanager
+def serving(script: Script) -> Iterator[Server]:
+    with Server(script) as server:
+        thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.01))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.ended.set()
+            server.shutdown()
+            thread.join()
+
+
+def answers(body: bytes, status: str = "200 OK") -> Script:
+    data = b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status.encode(), len(body), body)
+    return lambda peer: peer.send(data)
+
+
+def early_hints(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+def chunked(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+
+
+def until_close(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\n\r\nall of it")
+    peer.stop()
+
+
+def short(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort")
+    peer.stop()
+
+
+def cut_chunk(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nshort")
+    peer.stop()
+
+
+def cut_headers(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: image/pn")
+    peer.stop()
+
+
+def stalling(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+    peer.wait()
+
+
+def no_last_chunk(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n")
+    peer.stop()
+
+
+def reset(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort")
+    peer.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    socket.close(peer.request.detach())  # at once, whoever else reads from it
+
+
+def hang_up(peer: Peer) -> None:
+    peer.stop()
+
+
+def no_http(peer: Peer) -> None:
+    peer.send(b"SSH-2.0-OpenSSH_9.9\r\n\r\n")
+    peer.stop()
+
+
+def silent(peer: Peer) -> None:
+    peer.wait()
+
+
+def silent_body(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+    peer.wait()
+
+
+def dripping_headers(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nX: ")
+    peer.drip(0.02)
+
+
+def dripping_body(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    peer.drip(0.02)
+
+
+def endless_continue(peer: Peer) -> None:
+    peer.drip(0.02, b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def endless_trailers(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+    peer.drip(0.02, b"x: y\r\n")
+
+
+def flood_of_interim_answers(peer: Peer) -> None:
+    peer.drip(0.0, b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000)
+
+
+def flood_of_headers(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\n" + (b"X: " + b"y" * 10_000 + b"\r\n") * 90 + b"Content-Length: 0\r\n\r\n")
+
+
+def two_hundred_headers(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"Content-Length: 0\r\n\r\n")
+
+
+def slow_but_steady(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
+    for _ in range(10):
+        peer.server.ended.wait(0.02)
+        peer.send(bytes(1000))
+
+
+def once(answer: Script, then: Script) -> Script:
+    """One answer on each connection, and then what an idle server may do at a bad moment."""
+    answered: set[Peer] = set()
+
+    def script(peer: Peer) -> None:
+        (then if peer in answered else answer)(peer)
+        answered.add(peer)
+
+    return script
+
+
+def two_lengths(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")

@@ -1,0 +1,107 @@
+"""Real commands in real processes, for the tests of what crosses them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from crawler.crawl import look_at
+from crawler.errors import CrawlerError
+from crawler.manifest import read_manifest
+from crawler.model import FrontierStats, ImageRecord
+
+#: Seconds after which a test gives up waiting; far above what is ever needed.
+PATIENCE = 60.0
+
+
+class Command:
+    """One ``crawler`` command, its output kept in files."""
+
+    def __init__(self, name: str, folder: Path, *arguments: str) -> None:
+        self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
+        with self.out.open("ab") as out, self.err.open("ab") as err:
+            environment = {k: v for k, v in os.environ.items() if not k.startswith("CRAWLER_")}
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "crawler", *arguments],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=folder, env=environment,
+            )
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does."""
+        self.process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it as nothing can prevent: SIGKILL, or its like on Windows."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def ends(self) -> int:
+        """Wait for its end; returns the exit code."""
+        return self.process.wait(PATIENCE)
+
+    @property
+    def said(self) -> str:
+        """Everything on standard error so far."""
+        return self.err.read_text(encoding="utf-8")
+
+    @property
+    def results(self) -> list[str]:
+        return self.out.read_text(encoding="utf-8").splitlines()
+
+
+@contextmanager
+def commands(folder: Path) -> Iterator[Callable[..., Command]]:
+    """Start commands in ``folder``; none of them outlives the block."""
+    running: list[Command] = []
+
+    def start(name: str, *arguments: object) -> Command:
+        running.append(Command(name, folder, *map(str, arguments)))
+        return running[-1]
+
+    try:
+        yield start
+    finally:
+        for command in running:
+            command.kill()
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    """Look until ``is_so``; fails with ``what`` when it never is."""
+    deadline = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.02)  # between two looks at another process, which sends no event
+
+
+def stats_of(job: Path) -> FrontierStats:
+    """Counts of a running crawl; empty ones where it does not answer yet."""
+    try:
+        return look_at(job)[0]
+    except CrawlerError:
+        return FrontierStats()
+
+
+def downloaders(job: Path) -> set[str]:
+    """Names of the downloaders that have joined."""
+    return {worker.name for worker in stats_of(job).workers} - {"harvester"}
+
+
+def manifest_of(job: Path) -> list[ImageRecord]:
+    return list(read_manifest(job / "manifest.jsonl"))
+
+
+def many_pictures(folder: Path, number: int) -> Path:
+    """A site of one page with so many small, distinct pictures."""
+    place = folder / "site" / "a"
+    place.mkdir(parents=True)
+    names = [f"{n:04}.png" for n in range(number)]
+    for n, name in enumerate(names):
+        Image.new("RGB", (16, 16), (n % 256, n // 256, 99)).save(place / name)
+    (place / "index.html").write_text("".join(f'<img src="{name}">' for name in names))
+    return folder / "site"
