@@ -9,7 +9,7 @@ import difflib
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -22,6 +22,9 @@ from crawler.errors import ConfigError
 #: Names of the settings file of a crawl, and of the one that is read where a command is started.
 CRAWL_FILE = "crawl.toml"
 LOCAL_FILE = "crawler.toml"
+
+#: No setting reaches it: what is as large is a slip, or an infinity, and fits no message and no database.
+_TOO_MUCH = 2**53
 
 
 class CrawlSettings(Struct, frozen=True, kw_only=True):
@@ -126,10 +129,11 @@ class CrawlConfig(Struct, frozen=True, kw_only=True):
         for where, tables in sources:
             for section, table in tables.items():
                 merged.setdefault(section, {}).update(_checked(where, section, table))
-        try:
-            config = msgspec.convert(merged, cls)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"{sources[-1][0] if sources else 'settings'}: {error}") from error
+            try:  # source by source, so that the message names the right one
+                msgspec.convert(tables, cls)
+            except (msgspec.ValidationError, OverflowError) as error:
+                raise ConfigError(f"{where}: {str(error).replace('`$.', '`')}") from error
+        config = msgspec.convert(merged, cls)
         config.check()
         return config
 
@@ -148,8 +152,8 @@ class CrawlConfig(Struct, frozen=True, kw_only=True):
             "per_host": self.politeness.per_host,
         }
         for name, value in positive.items():
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} must be above 0, not {value}")
+            if value is not None and not 0 < value < _TOO_MUCH:
+                raise ConfigError(f"{name} must be a number above 0, not {value}")
         for name, number in (
             ("delay", self.politeness.delay),
             ("depth", self.harvest.depth),
@@ -158,15 +162,21 @@ class CrawlConfig(Struct, frozen=True, kw_only=True):
             ("workers", self.box.workers),
             ("min_size", self.download.min_size),
         ):
-            if number is not None and not number >= 0:
-                raise ConfigError(f"{name} must not be below 0, not {number}")
-        if "\n" in self.politeness.agent or "\r" in self.politeness.agent:
-            raise ConfigError("user_agent and contact must be one line")
+            if number is not None and not 0 <= number < _TOO_MUCH:
+                raise ConfigError(f"{name} must be a number from 0 up, not {number}")
+        if not (self.politeness.agent.isascii() and self.politeness.agent.isprintable()):
+            raise ConfigError("user_agent and contact must be one line of printable ASCII")
 
     def shared(self) -> dict[str, Any]:
         """What downloaders are told: every section but the box's and the queue's address."""
-        tables: dict[str, Any] = msgspec.to_builtins(self)
-        del tables["box"], tables["queue"]["listen"]
+        tables = self.own()
+        del tables["queue"]["listen"]
+        return tables
+
+    def own(self) -> dict[str, dict[str, Any]]:
+        """What belongs to the crawl wherever it runs: every section but the box's, with every key."""
+        tables: dict[str, dict[str, Any]] = msgspec.to_builtins(self)
+        del tables["box"]
         return tables
 
     def to_toml(self) -> str:
@@ -190,11 +200,10 @@ def settings_for(output: Path, flags: Mapping[str, Any], config_file: Path | Non
     sources = [(str(local), read_toml(local))] if config_file or local.exists() else []
     saved = output / CRAWL_FILE
     before = CrawlConfig.load((str(saved), read_toml(saved))) if saved.exists() else None
-    if before is not None:
-        sources.append((str(saved), read_toml(saved)))
+    if before is not None:  # with its defaults: they too were decided when the crawl began
+        sources.append((str(saved), before.own()))
     config = CrawlConfig.load(*sources, ("command line", from_flags(flags)))
-    changes = set(config.to_toml().splitlines()) ^ set(before.to_toml().splitlines()) if before is not None else set()
-    return config, ", ".join(sorted(line for line in changes if "=" in line))
+    return config, ", ".join(_changes(before, config)) if before is not None else ""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -229,6 +238,16 @@ def section_of(name: str) -> str:
     raise ConfigError(f"unknown setting {name!r}{_guess(name, [n for names in sections.values() for n in names])}")
 
 
+def _changes(before: CrawlConfig, after: CrawlConfig) -> Iterator[str]:
+    """Every setting of the crawl's own that differs, as ``key = new (was old)``."""
+    old = before.own()
+    for section, table in after.own().items():
+        for key, value in table.items():
+            if value != old[section][key]:
+                new, was = ("unset" if known is None else _toml(known) for known in (value, old[section][key]))
+                yield f"{key} = {new} (was {was})"
+
+
 def _sections() -> dict[str, tuple[str, ...]]:
     return {name: tuple(getattr(CrawlConfig(), name).__struct_fields__) for name in CrawlConfig.__struct_fields__}
 
@@ -252,5 +271,5 @@ def _guess(name: str, known: list[str]) -> str:
 
 
 def _toml(value: object) -> str:
-    """A scalar or a list of strings; JSON writes those as TOML does."""
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+    """A scalar or a list of strings; JSON writes those as TOML does, but for DEL and characters beyond U+FFFF."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

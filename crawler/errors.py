@@ -109,18 +109,22 @@ def to_wire(error: Exception) -> dict[str, Any]:
 
 def from_wire(data: object) -> CrawlerError:
     """Build the error again; whatever is not of the family becomes a plain `CrawlerError`."""
-    if not isinstance(data, dict):
-        return CrawlerError("the other side failed and said nothing more")
+    data = data if isinstance(data, dict) else {}
     kind = _family().get(str(data.get("type")), CrawlerError)
-    args = [str(arg) for arg in data.get("args") or ()][:2]
-    fields = data.get("fields")
+    args, fields = data.get("args"), data.get("fields")
+    words = [arg for arg in args if isinstance(arg, str)] if isinstance(args, list | tuple) else []
     if issubclass(kind, RequestFailed):
-        known = {k: v for k, v in fields.items() if k in _FIELDS} if isinstance(fields, dict) else {}
-        return kind(*(args or ["internal"]), **known)
-    return kind(*args[:1])
+        known = fields.items() if isinstance(fields, dict) else ()
+        return kind(*(words[:2] or ["internal"]), **{k: v for k, v in known if type(v) in _FIELDS.get(k, ())})
+    return kind(words[0] if words else "the other side failed and said nothing more")
 
 
-_FIELDS = ("retryable", "host_wait", "overloaded", "http_status")
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "retryable": (bool,),
+    "host_wait": (float, int, type(None)),
+    "overloaded": (bool,),
+    "http_status": (int,),
+}
 
 
 def _fields(error: RequestFailed) -> dict[str, Any]:

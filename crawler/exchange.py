@@ -84,7 +84,7 @@ class Exchange(io.RawIOBase):
         super().__init__()
         self.started = clock() if started is None else started
         #: Whether it goes over a connection that was kept alive, and nothing has come yet.
-        self.is_reusing = True
+        self.is_reusing = False
         self._limits = limits
         self._clock = clock
         self._deadline = self.started + limits.total

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 #: What could steer a terminal or reorder its text: C0, C1, line separators, bidirectional controls.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
@@ -24,7 +24,9 @@ class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = printable(self._fmt_only(record))
         if self._tracebacks and record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            # Indented, because a message in it may look like the beginning of another line.
+            traceback = self.formatException(record.exc_info).split("\n")
+            line += "".join(f"\n    {printable(text)}" for text in traceback)
         return line
 
     def _fmt_only(self, record: logging.LogRecord) -> str:
@@ -39,12 +41,23 @@ class _BesideBars(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:  # noqa: BLE001  # as every handler of `logging` does: a closed terminal stops no worker
+            self.handleError(record)
 
 
 def set_up(output: Path | None, *, quiet: bool, verbose: bool, debug: bool) -> None:
-    """Warnings on standard error, and everything of note in ``crawl.log`` of the crawl's directory."""
+    """Warnings on standard error, and everything of note in ``crawl.log`` of the crawl's directory.
+
+    A second call replaces what the first one set up. Raises `DiskError` where ``crawl.log`` can't be written.
+    """
+    from crawler.storage import disk_faults
+
     root = logging.getLogger("crawler")
+    for old in [handler for handler in root.handlers if isinstance(handler.formatter, _OneLine)]:
+        root.removeHandler(old)
+        old.close()
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     screen = _BesideBars(
         logging.DEBUG if debug else logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
@@ -52,6 +65,7 @@ def set_up(output: Path | None, *, quiet: bool, verbose: bool, debug: bool) -> N
     screen.setFormatter(_OneLine("crawler: %(message)s", tracebacks=debug))
     root.addHandler(screen)
     if output is not None and output.is_dir():
-        file = logging.FileHandler(output / "crawl.log", encoding="utf-8", errors="backslashreplace")
+        with disk_faults(output / "crawl.log"):
+            file = logging.FileHandler(output / "crawl.log", encoding="utf-8", errors="backslashreplace")
         file.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s %(message)s", tracebacks=True))
         root.addHandler(file)

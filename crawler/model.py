@@ -3,9 +3,9 @@
 Seconds are floats. Nothing here does any work beyond building another value: no sockets, no clocks, no loggers.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from crawler.errors import RequestFailed
 
@@ -37,11 +37,16 @@ REASONS = frozenset(
 )
 
 
+#: What a worker elsewhere may send as a URL and as a reason; both end up in record lines, which nobody may forge.
+_Url = Annotated[str, Meta(pattern=r"\A[!-;=?-~]*\Z")]
+_Reason = Annotated[str, Meta(pattern=r"\A[a-z0-9-]*\Z")]
+
+
 class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What to visit. Its identity is ``(kind, url)``; the rest is how it was found and where it stands."""
 
     #: Canonical URL (`crawler.urls.canonicalize`), under which it is remembered for ever.
-    url: str
+    url: _Url
     kind: Kind = "page"
     #: Where to fetch instead of ``url``, after redirects; empty: ``url`` itself.
     target: str = ""
@@ -156,7 +161,7 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: OutcomeStatus
     token: str = ""
     #: Why it is not a success; empty where it is.
-    reason: str = ""
+    reason: _Reason = ""
     #: Requests found on the way, to be put in the same transaction.
     discovered: tuple[Request, ...] = ()
     #: The manifest row, for images that are settled (also with ``retry``: used if that was the last attempt).

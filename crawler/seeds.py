@@ -1,5 +1,7 @@
 """What a crawl begins with: seeds as people type them, and lists of URLs in files."""
 
+import difflib
+import re
 from pathlib import Path
 
 from msgspec import Struct
@@ -7,6 +9,9 @@ from msgspec import Struct
 from crawler.errors import ConfigError
 from crawler.model import Request
 from crawler.urls import canonicalize, resolve
+
+#: A scheme, well or badly spelt; digits behind the colon make it a host with a port.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?!\d)/*")
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -31,16 +36,22 @@ class Source(Struct, frozen=True, kw_only=True):
 
 def _seed_url(text: str) -> str:
     """A seed as the user typed it → its canonical URL."""
-    url = text if "://" in text else f"https://{text}"
+    text = text.strip()
+    scheme = _SCHEME.match(text)
     try:
-        return canonicalize(url)
+        return canonicalize(text if scheme else f"https://{text}")
     except ValueError as error:
-        _, _, rest = text.partition("://" if "://" in text else ":/")
-        hint = f" Did you mean {'http://' + rest.lstrip('/')!r}?" if rest and resolve(None, f"http://{rest}") else ""
+        near = difflib.get_close_matches(scheme[1].lower(), ["https", "http"], n=1) if scheme else []
+        better = f"{near[0]}://{text[scheme.end() :]}" if scheme and near else ""
+        hint = f" Did you mean {better[:200]!r}?" if better and resolve(None, better) else ""
         raise ConfigError(f"{text[:200]!r} is not an http(s) URL.{hint}") from error
 
 
 def _list_url(path: Path) -> str:
-    if not path.is_file():
-        raise ConfigError(f"can't read the list {path}: no such file")
+    try:
+        if not path.is_file():
+            raise ConfigError(f"can't read the list {path}: no such file")
+        path.open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"can't read the list {path}: {error.strerror}") from error
     return path.resolve().as_uri()

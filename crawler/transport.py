@@ -104,14 +104,18 @@ class _Connection(HTTPConnection):
     def __init__(self, transport: Transport, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._transport = transport
+        self._is_new = True
         self.response_class = self._answer  # type: ignore[assignment]  # called like a class
 
     def connect(self) -> None:
-        self._transport.exchange.is_reusing = False
+        self._is_new = True
         super().connect()
 
     def _answer(self, sock: socket.socket, *args: Any, **kwargs: Any) -> Answer:
-        return Answer(self._transport.exchange, sock, *args, **kwargs)
+        exchange = self._transport.exchange
+        exchange.is_reusing = not self._is_new
+        self._is_new = False
+        return Answer(exchange, sock, *args, **kwargs)
 
 
 class _SecureConnection(_Connection, HTTPSConnection):

@@ -15,6 +15,8 @@ MAX_URL_LENGTH = 8_192
 _SEPARATOR = "--->"
 #: The left side of a record line: printable ASCII of a canonical URL, which never holds ``<`` or ``>``.
 _RECORD_LINE = re.compile(r"(https?://[!-;=?-~]+)--->(success|failed: [a-z0-9-]+)")
+#: A host key or an address as a user writes it: nothing that a parser would take for another part of a URL, or drop.
+_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 _UNSAFE = str.maketrans({"<": "%3C", ">": "%3E", '"': "%22", " ": "%20"})
 
 
@@ -57,14 +59,23 @@ def origin(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host key names this machine itself: ``localhost``, ``*.localhost``, 127.0.0.0/8 or [::1]."""
-    name = host.rsplit(":", 1)[0] if host.count(":") == 1 or "]:" in host else host
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
+    """Whether a host, with or without a port, names this machine itself.
+
+    That is ``localhost`` and ``*.localhost`` (RFC 6761 §6.3), 127.0.0.0/8 and ::1, in every spelling that a browser
+    takes for one of them. The wildcard addresses are not: whoever listens on them is reached from elsewhere.
+    """
+    if not _HOST.fullmatch(host):
+        return False
+    bare_ipv6 = host.count(":") > 1 and not host.startswith("[")
     try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
+        parts = ada_url.URL(f"http://[{host}]/" if bare_ipv6 else f"http://{host}/")
     except ValueError:
         return False
+    if parts.host_type == ada_url.HostType.DEFAULT:
+        return f".{parts.hostname.removesuffix('.')}".endswith(".localhost")
+    address = ipaddress.ip_address(parts.hostname.strip("[]"))
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback  # Python looks through a mapped address only from 3.13 on
 
 
 def format_record_line(url: str, reason: str = "") -> str:

@@ -179,6 +179,13 @@ def slow_but_steady(peer: Peer) -> None:
         peer.send(bytes(1000))
 
 
+def closing_then_dead(peer: Peer) -> None:
+    """A whole answer with a goodbye on the first connection, nothing on later ones."""
+    if peer.server.connections == 1:
+        peer.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+    peer.stop()
+
+
 def once(answer: Script, then: Script) -> Script:
     """One answer on each connection, and then what an idle server may do at a bad moment."""
     answered: set[Peer] = set()

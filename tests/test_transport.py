@@ -28,6 +28,7 @@ from tests.peer import (
     Server,
     answers,
     chunked,
+    closing_then_dead,
     cut_chunk,
     cut_headers,
     dripping_body,
@@ -142,9 +143,10 @@ def test_the_environment_has_no_say(
 
 
 def test_a_mocked_failure_is_classified(fetcher: RequestsFetcher, mocked: responses.RequestsMock) -> None:
-    mocked.get(URL, body=requests.ConnectTimeout("no answer"))
-    with pytest.raises(RequestFailed, match="timeout: ConnectTimeout: no answer"):
+    mocked.get(URL, body=requests.ConnectionError("no answer"))
+    with pytest.raises(RequestFailed, match="connect: ConnectionError: no answer"):
         fetcher.fetch(Request(url=URL), IMAGE)
+    assert len(mocked.calls) == 1
 
 
 def test_a_compressed_body_is_unpacked_under_the_cap(fetcher: RequestsFetcher, mocked: responses.RequestsMock) -> None:
@@ -325,6 +327,14 @@ def test_a_new_connection_is_not_replaced() -> None:
         with pytest.raises(RequestFailed, match="connect"):
             fetched(server)
         assert server.connections == 1
+
+
+def test_a_connection_that_was_made_anew_is_not_replaced() -> None:
+    with serving(closing_then_dead) as server, contextlib.closing(RequestsFetcher(QUICK, "test/1.0")) as fetcher:
+        fetcher.fetch(Request(url=server.url), Conditions()).close()
+        with pytest.raises(RequestFailed, match="connect"):
+            fetcher.fetch(Request(url=server.url), Conditions())
+        assert server.connections == 2
 
 
 def test_a_connection_with_two_lengths_is_not_used_again() -> None:

@@ -1,0 +1,116 @@
+"""The whole crawl of the fixture web, on every engine, and what its directory holds."""
+
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+import crawler
+from crawler.config import CrawlConfig
+from crawler.crawl import Crawl, Summary, look_at, own
+from crawler.demo import DemoServer
+from crawler.errors import ConfigError, DiskError
+from crawler.model import FrontierStats
+from crawler.seeds import Source
+from crawler.showcase import compare, load_truth
+from tests.processes import many_pictures, manifest_of
+
+#: Wherever two fetches of the same picture race, either may be the first copy.
+ENGINES = {"threads": 0, "one process": 1, "two processes": 2}
+
+
+@pytest.mark.parametrize("workers", ENGINES.values(), ids=list(ENGINES))
+def test_every_engine_gives_what_is_true(workers: int, tmp_path: Path) -> None:
+    with DemoServer() as server:
+        summary = crawler.run(server.url, output=tmp_path / "out", workers=workers)
+        assert compare(load_truth(server), manifest_of(tmp_path / "out")) == []
+        assert server.counts().keys() == {server.a.removeprefix("http://"), server.b.removeprefix("http://")}
+    assert summary.exit_code == 0
+    assert sum(1 for path in (tmp_path / "out" / "images").rglob("*") if path.is_file()) == summary.stats.success
+
+
+def test_a_finished_crawl_asks_for_nothing_again(tmp_path: Path) -> None:
+    with DemoServer(many_pictures(tmp_path, 3)) as server:
+        first = crawler.run([server.url], output=tmp_path / "out")
+        asked = len(server.requests)
+        again = crawler.run([server.url], output=tmp_path / "out")
+        assert len(server.requests) == asked
+    assert (first.exit_code, again.exit_code, again.stats.success) == (0, 0, 3)
+    assert len(manifest_of(tmp_path / "out")) == 3
+
+
+def test_a_second_seed_goes_on_in_the_same_directory(tmp_path: Path) -> None:
+    site = many_pictures(tmp_path, 3)
+    (site / "a" / "more.html").write_text('<img src="0000.png"><img src="new.png">')
+    (site / "a" / "new.png").write_bytes((site / "a" / "0001.png").read_bytes())
+    with DemoServer(site) as server:
+        crawler.run(server.url, output=tmp_path / "out")
+        summary = crawler.run(f"{server.url}more.html", output=tmp_path / "out")
+    assert (summary.stats.success, summary.stats.duplicate, summary.stats.seeds) == (3, 1, 2)
+
+
+def test_the_image_budget_is_kept_to_the_picture(tmp_path: Path) -> None:
+    with DemoServer(many_pictures(tmp_path, 30)) as server:
+        summary = crawler.run(server.url, output=tmp_path / "out", max_images=7)
+    assert (summary.stats.success, summary.stats.waiting) == (7, 23)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no permission bits")
+def test_the_join_file_is_its_owners_alone(tmp_path: Path) -> None:
+    with DemoServer(many_pictures(tmp_path, 1)) as server:
+        crawler.run(server.url, output=tmp_path / "out")
+    assert stat.S_IMODE((tmp_path / "out" / "join").stat().st_mode) == 0o600
+
+
+def test_key_and_port_survive_a_restart(tmp_path: Path) -> None:
+    with DemoServer(many_pictures(tmp_path, 1)) as server:
+        crawler.run(server.url, output=tmp_path / "out")
+        before = (tmp_path / "out" / "join").read_bytes()
+        crawler.run(server.url, output=tmp_path / "out")
+    assert (tmp_path / "out" / "join").read_bytes() == before
+
+
+def test_one_directory_has_one_master(tmp_path: Path) -> None:
+    release = own(tmp_path)
+    with pytest.raises(DiskError, match="another crawler is at work"):
+        own(tmp_path)
+    release()
+    own(tmp_path)()
+
+
+def test_nothing_to_do_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to do"):
+        Crawl(tmp_path / "out", CrawlConfig()).run(Source())
+
+
+def test_a_stopped_crawl_can_be_looked_at(tmp_path: Path) -> None:
+    with DemoServer(many_pictures(tmp_path, 2)) as server:
+        summary = crawler.run(server.url, output=tmp_path / "out")
+    stats, is_running = look_at(tmp_path / "out")
+    assert not is_running
+    assert (stats.success, stats.pages_done, stats.state) == (2, 1, "drained") == (
+        summary.stats.success, summary.stats.pages_done, summary.stats.state,
+    )
+
+
+def summary(**counts: object) -> Summary:
+    return Summary(stats=FrontierStats(**counts), output=Path("out"), elapsed=1.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("ended", "code"),
+    [
+        (summary(seeds=1, success=1), 0),
+        (summary(seeds=1, duplicate=1), 0),
+        (summary(seeds=1), 8),
+        (summary(seeds=2, seeds_failed=1, success=1, page_reasons={"http-404": 1}), 8),
+        (summary(seeds=1, seeds_failed=1, page_reasons={"dns": 1}), 4),
+        (summary(seeds=2, seeds_failed=2, page_reasons={"dns": 1, "http-404": 1}), 8),
+        (summary(success=1), 0),
+        (summary(), 8),
+    ],
+)
+def test_exit_codes(ended: Summary, code: int) -> None:
+    assert ended.exit_code == code
+    assert bool(ended.complaint) == (code != 0)

@@ -1,0 +1,280 @@
+"""One worker against a real frontier in memory: pace, redirects, robots, leases, flushes, faults."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import pytest
+
+from crawler.errors import ConfigError, CrawlerError, DiskError, RequestFailed
+from crawler.frontier.politeness import Policy
+from crawler.frontier.sqlite import SqliteFrontier
+from crawler.model import Kind, Outcome, Request, RobotsRules, describe, failure
+from crawler.worker import Handler, Worker, WorkerSettings
+from tests.frontier.fakes import image, images, page, saved
+
+EAGER = Policy(robots=False, delay=0.0, per_host=4, patience=0.5)
+FAST = WorkerSettings(threads=2, lease=2.0, request=0.5)
+
+
+class Handle:
+    """A handler made of a function; notes the URLs and when each was begun."""
+
+    def __init__(self, answer: Callable[[Request], Outcome]) -> None:
+        self._answer = answer
+        self.seen: list[str] = []
+        self.starts: list[float] = []
+
+    def handle(self, request: Request) -> Outcome:
+        self.seen.append(request.location)
+        self.starts.append(time.monotonic())
+        return self._answer(request)
+
+
+class Store:
+    """Counts flushes; refuses when told to."""
+
+    def __init__(self, error: CrawlerError | None = None) -> None:
+        self.flushes = 0
+        self._error = error
+
+    def flush(self) -> None:
+        self.flushes += 1
+        if self._error is not None:
+            raise self._error
+
+
+def good(request: Request) -> Outcome:
+    return Outcome(status="done", record=saved(request) if request.kind == "image" else None)
+
+
+def worker(frontier: SqliteFrontier, handler: Handler, kind: Kind = "image", **options: object) -> Worker:
+    settings = options.pop("settings", FAST)
+    assert isinstance(settings, WorkerSettings)
+    return Worker("w1", frontier, {kind: handler}, settings, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def frontier() -> Iterator[SqliteFrontier]:
+    made = SqliteFrontier(None, EAGER)
+    yield made
+    made.close()
+
+
+@contextmanager
+def running(worker: Worker) -> Iterator[threading.Thread]:
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        worker.abort()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_a_worker_works_until_the_crawl_is_over(frontier: SqliteFrontier) -> None:
+    frontier.put(images(50))
+    handler = Handle(good)
+    assert worker(frontier, handler).run() == "drained"
+    assert len(handler.seen) == len(set(handler.seen)) == 50
+    assert frontier.stats().success == 50
+
+
+def test_a_success_is_told_only_after_a_flush(frontier: SqliteFrontier) -> None:
+    frontier.put(images(3))
+    seen_at_flush: list[int] = []
+
+    class Watching(Store):
+        def flush(self) -> None:
+            super().flush()
+            seen_at_flush.append(frontier.stats().success)
+
+    store = Watching()
+    worker(frontier, Handle(good), store=store).run()
+    assert store.flushes >= 1 and seen_at_flush[0] == 0
+    assert frontier.stats().success == 3
+
+
+def test_the_pace_of_a_turn_is_kept() -> None:
+    frontier = SqliteFrontier(None, Policy(robots=False, delay=0.1))
+    frontier.put(images(8))
+    handler = Handle(good)
+    worker(frontier, handler).run()
+    gaps = [later - earlier for earlier, later in pairwise(handler.starts)]
+    assert len(gaps) == 7 and min(gaps) >= 0.049
+    frontier.close()
+
+
+def test_a_redirect_within_the_origin_stays_in_the_turn(frontier: SqliteFrontier) -> None:
+    frontier.put([image("http://a.example/old")])
+
+    def answer(request: Request) -> Outcome:
+        if request.hops:
+            return good(request)
+        successor = Request(url=request.url, kind="image", target="http://a.example/new", hops=1)
+        return Outcome(status="moved", successor=successor)
+
+    handler = Handle(answer)
+    worker(frontier, handler).run()
+    assert handler.seen == ["http://a.example/old", "http://a.example/new"]
+    assert frontier.stats().success == 1
+
+
+def test_robots_of_the_turn_are_obeyed_after_a_redirect_too() -> None:
+    frontier = SqliteFrontier(None, Policy(delay=0.0, patience=0.5))
+    frontier.put([image("http://a.example/secret/1.jpg"), image("http://a.example/open")])
+
+    def answer(request: Request) -> Outcome:
+        if request.kind == "robots":
+            return Outcome(status="done", robots=RobotsRules(text="User-agent: *\nDisallow: /secret/"))
+        successor = Request(url=request.url, kind="image", target="http://a.example/secret/2.jpg", hops=1)
+        return Outcome(status="moved", successor=successor)
+
+    handler = Handle(answer)
+    Worker("w1", frontier, {"image": handler, "robots": handler}, FAST).run()
+    assert handler.seen == ["http://a.example/robots.txt", "http://a.example/open"]
+    assert frontier.stats().reasons == {"robots": 2}
+    frontier.close()
+
+
+def test_a_busy_host_ends_the_turn_and_the_rest_goes_back_uncharged() -> None:
+    frontier = SqliteFrontier(None, Policy(robots=False, delay=0.0, per_host=1, patience=5))
+    frontier.put(images(5))
+    busy = RequestFailed("http-429", retryable=True, overloaded=True, host_wait=0.3, http_status=429)
+    answers = iter([busy])
+
+    def answer(request: Request) -> Outcome:
+        error = next(answers, None)
+        return good(request) if error is None else failure(request, error)
+
+    handler = Handle(answer)
+    worker(frontier, handler).run()
+    assert handler.starts[1] - handler.starts[0] >= 0.3
+    assert [record.attempts for _, record in frontier.records(0, 10)].count(1) == 4
+    frontier.close()
+
+
+def test_one_bad_picture_costs_no_more_than_itself(frontier: SqliteFrontier) -> None:
+    frontier.put(images(3))
+
+    def answer(request: Request) -> Outcome:
+        if request.url.endswith("/1.jpg"):
+            raise ZeroDivisionError
+        return good(request)
+
+    worker(frontier, Handle(answer)).run()
+    assert (frontier.stats().success, frontier.stats().reasons) == (2, {"internal": 1})
+
+
+def test_a_full_disk_stops_the_worker_and_charges_nobody(frontier: SqliteFrontier) -> None:
+    frontier.put(images(3))
+
+    def answer(request: Request) -> Outcome:
+        raise DiskError("no space")
+
+    with pytest.raises(DiskError):
+        worker(frontier, Handle(answer)).run()
+    assert frontier.stats().waiting == 3
+    worker(frontier, Handle(good)).run()
+    assert [record.attempts for _, record in frontier.records(0, 10)] == [1, 1, 1]
+
+
+def test_what_could_not_be_flushed_is_not_told(frontier: SqliteFrontier) -> None:
+    frontier.put(images(2))
+    with pytest.raises(DiskError):
+        worker(frontier, Handle(good), store=Store(DiskError("no space"))).run()
+    assert (frontier.stats().success, frontier.stats().waiting) == (0, 2)
+
+
+def test_stop_finishes_what_is_under_way_and_gives_back_the_rest(frontier: SqliteFrontier) -> None:
+    frontier.put(images(40))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def answer(request: Request) -> Outcome:
+        begun.set()
+        go_on.wait(10)
+        return good(request)
+
+    crew = worker(frontier, Handle(answer))
+    with running(crew) as thread:
+        assert begun.wait(10)
+        crew.stop()
+        go_on.set()
+        thread.join(10)
+        assert not thread.is_alive()
+    stats = frontier.stats()
+    assert 1 <= stats.success <= 2 and stats.waiting == 40 - stats.success and not stats.leased
+
+
+def test_a_cut_request_is_given_back(frontier: SqliteFrontier) -> None:
+    frontier.put(images(1))
+    cut = threading.Event()
+
+    def answer(request: Request) -> Outcome:
+        cut.wait(10)
+        return failure(request, RequestFailed("cancelled"))
+
+    crew = worker(frontier, Handle(answer), abort=cut.set)
+    with running(crew):
+        pass
+    assert (frontier.stats().waiting, frontier.stats().failed) == (1, 0)
+
+
+def test_leases_are_renewed_while_the_work_takes_longer(frontier: SqliteFrontier) -> None:
+    frontier.put(images(1))
+    go_on = threading.Event()
+
+    def answer(request: Request) -> Outcome:
+        go_on.wait(10)
+        return good(request)
+
+    crew = worker(frontier, Handle(answer), settings=WorkerSettings(threads=1, lease=0.4, request=0.1))
+    with running(crew) as thread:
+        threading.Timer(1.2, go_on.set).start()
+        thread.join(10)
+    assert [record.attempts for _, record in frontier.records(0, 10)] == [1]
+    assert frontier.stats().success == 1
+
+
+def test_connections_are_cut_when_a_lease_was_lost(frontier: SqliteFrontier) -> None:
+    frontier.put(images(1))
+    begun, cut = threading.Event(), threading.Event()
+
+    def answer(request: Request) -> Outcome:
+        begun.set()
+        cut.wait(10)
+        return failure(request, RequestFailed("cancelled"))
+
+    crew = worker(frontier, Handle(answer), abort=cut.set, settings=WorkerSettings(threads=1, lease=0.4, request=0.1))
+    with running(crew):
+        assert begun.wait(10)
+        frontier.hello("w1", 1)  # another life of the same worker
+        assert cut.wait(10)
+
+
+def test_an_error_of_the_frontier_ends_the_worker(frontier: SqliteFrontier) -> None:
+    frontier.put([page()])
+
+    def answer(request: Request) -> Outcome:
+        raise ConfigError("a local fault")
+
+    with pytest.raises(ConfigError):
+        worker(frontier, Handle(answer), "page").run()
+    assert frontier.stats().pages_waiting == 1
+
+
+def test_progress_counts_what_was_done(frontier: SqliteFrontier) -> None:
+    frontier.put([*images(2), image("http://a.example/bad")])
+
+    def answer(request: Request) -> Outcome:
+        if request.url.endswith("bad"):
+            return Outcome(status="done", reason="http-404", record=describe(request, reason="http-404"), received=7)
+        return good(request)
+
+    crew = worker(frontier, Handle(answer))
+    crew.run()
+    progress = crew.progress
+    assert (progress.saved, progress.failed, progress.received, progress.leases) == (2, 1, 7, 0)
