@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crawler.crawl import run as run
+    from crawler.download.downloader import Downloader as Downloader
     from crawler.download.verify import inspect_image as inspect_image
     from crawler.engines.manager import QueueManager as QueueManager
     from crawler.errors import CrawlerError as CrawlerError
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from crawler.harvest.parse import extract as extract
     from crawler.harvest.srcset import parse_srcset as parse_srcset
     from crawler.robots import robots_allowed as robots_allowed
+    from crawler.storage import LocalStore as LocalStore
+    from crawler.transport import RequestsFetcher as RequestsFetcher
+    from crawler.turn import work_off as work_off
     from crawler.urls import canonicalize as canonicalize
     from crawler.urls import resolve as resolve
 
@@ -22,8 +26,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CrawlerError": "errors",
+    "Downloader": "download.downloader",
     "InvalidImage": "errors",
+    "LocalStore": "storage",
     "QueueManager": "engines.manager",
+    "RequestsFetcher": "transport",
     "canonicalize": "urls",
     "extract": "harvest.parse",
     "inspect_image": "download.verify",
@@ -31,6 +38,7 @@ _HOMES = {
     "resolve": "urls",
     "robots_allowed": "robots",
     "run": "crawl",
+    "work_off": "turn",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]

@@ -5,116 +5,34 @@ Exit codes: 0 done, 1 internal error, 2 usage or settings, 3 disk, 4 network, 5 
 for ``--help``; everything heavy comes with the command that needs it.
 """
 
+import hashlib
 import logging
 import os
-import re
-import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 
 from crawler import __version__
-from crawler.errors import ConfigError, CrawlerError
+from crawler.errors import ConfigError, CrawlerError, NetworkError
 from crawler.logs import printable
 from crawler.logs import set_up as set_up_logs
+from crawler.options import about_crawl, about_output, about_this_box, option
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 _log = logging.getLogger(__name__)
 
-_SIZE = re.compile(r"(\d+)\s*([kmg]?)i?b?", re.IGNORECASE)
 
-
-class _Size(click.ParamType[int]):
-    """Bytes: a number, with K, M or G behind it for 1024, 1024² or 1024³."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = _SIZE.fullmatch(str(value).strip())
-        if match is None:
-            self.fail(f"{value!r} is no size such as 500K or 20M", param, ctx)
-        return int(match[1]) << 10 * " kmg".index(match[2].lower() or " ")
-
-
-class _Names(click.ParamType[tuple[str, ...]]):
-    """Words separated by commas."""
-
-    name = "names"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        return tuple(word.strip().lower() for word in str(value).split(",") if word.strip())
-
-
-def _option(*names: str, **kwargs: Any) -> Callable[[_Command], _Command]:
-    """An option that is also read from ``CRAWLER_<NAME>``, and is None where nobody gave it."""
-    longest = max(names, key=len).split("/")[0].lstrip("-").upper().replace("-", "_")
-    return click.option(*names, envvar=f"CRAWLER_{longest}", default=None, **kwargs)
-
-
-def _options(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
-    def decorate(command: _Command) -> _Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_about_output = _options(
-    click.option("-q", "--quiet", is_flag=True, help="Only results, errors and the summary."),
-    click.option("-v", "--verbose", is_flag=True, help="Results on a terminal, too, and what happens."),
-    click.option("--debug", is_flag=True, help="Tracebacks, and everything that happens."),
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, invoke_without_command=True
 )
-_about_this_box = _options(
-    _option("-w", "--workers", type=int, help="Downloader processes here; 0: threads of this one. [cores, at most 4]"),
-    _option("-t", "--threads", type=int, help="Downloads at a time in each process. [16]"),
-)
-_about_crawl = _options(
-    click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path),
-        default=Path("out"),
-        show_default=True,
-        help="Directory of the crawl; the same one goes on where it stopped.",
-    ),
-    click.option(
-        "-i", "--input", "inputs", multiple=True, metavar="FILE", help="File of seed URLs; -: standard input."
-    ),
-    click.option("--images", multiple=True, metavar="FILE", help="File of image URLs; -: standard input."),
-    _option("-d", "--depth", type=int, help="Links to follow from a seed. [20]"),
-    _option("-n", "--max-images", type=int, help="Stop after so many saved images."),
-    _option("--max-pages", type=int, help="Stop walking after so many pages."),
-    _option("--scope", type=click.Choice(["page", "path", "host", "domain", "any"]), help="Pages to walk. [host]"),
-    _option("--order", type=click.Choice(["fifo", "lifo", "priority"]), help="Order within a host. [fifo]"),
-    _option("--delay", type=float, help="Seconds between two requests to a host. [1; on loopback 0]"),
-    _option("--per-host", type=int, help="Turns at a time for a host without a delay. [1; on loopback 16]"),
-    _option("--patience", type=float, help="Seconds the end waits for hosts that asked us to stay away. [60]"),
-    _option("--no-robots", "robots", is_flag=True, flag_value=False, type=bool, help="Do not ask for robots.txt."),
-    _option("--user-agent", help="The User-Agent header. [imgcrawler/VERSION (+CONTACT)]"),
-    _option("--contact", help="Your mail address or page, for the sites you visit."),
-    _option("--types", type=_Names(), help="Formats to keep, such as jpeg,png. [all]"),
-    _option("--min-size", type=int, help="Pixels that the shorter side must have. [0]"),
-    _option("--max-bytes", type=_Size(), help="Largest picture. [20M]"),
-    _option(
-        "--durability",
-        type=click.Choice(["none", "batch", "file", "strict"]),
-        help="What a power cut spares. [batch]",
-    ),
-    _option("--listen", metavar="HOST:PORT", help="Where the queue is served. [127.0.0.1, any port]"),
-    click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings file. [crawler.toml]"),
-    click.option("--json", "as_json", is_flag=True, help="Results as JSON rows on standard output."),
-)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="crawler")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Find every picture of a site, fetch it politely as a fleet, keep it whole and documented.
 
     \b
@@ -123,28 +41,30 @@ def cli() -> None:
     crawler harvest https://example.org/ -o job   be the master; downloaders join with:
     crawler download job/join -o pictures         as many as you like
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @cli.command()
 @click.argument("urls", nargs=-1)
-@_about_crawl
-@_about_this_box
-@_about_output
+@about_crawl
+@about_this_box
+@about_output
 def run(**flags: Any) -> int:
     """Harvest and download on this box."""
     return _crawl(flags, downloads_here=True)
 
 
-@cli.command()
+@cli.command(short_help="Be the master: walk pages and serve the queue.")
 @click.argument("urls", nargs=-1)
-@_about_crawl
-@_about_output
+@about_crawl
+@about_output
 def harvest(**flags: Any) -> int:
     """Be the master: walk pages and serve the queue; downloaders join with the file OUTPUT/join."""
     return _crawl(flags, downloads_here=False)
 
 
-@cli.command()
+@cli.command(short_help="Work for the master that a join file names.")
 @click.argument("join", type=click.Path(path_type=Path), envvar="CRAWLER_JOIN")
 @click.option(
     "-o",
@@ -154,10 +74,10 @@ def harvest(**flags: Any) -> int:
     show_default=True,
     help="Directory in which this box saves.",
 )
-@_option("-t", "--threads", type=int, help="Downloads at a time. [16]")
-@_option("--wait", type=float, help="Seconds to wait for the master at first. [60]")
+@option("-t", "--threads", type=int, help="Downloads at a time. [16]")
+@option("--wait", type=float, help="Seconds to wait for the master at first. [60]")
 @click.option("--slot", type=int, hidden=True, help="Number among the processes that share the directory.")
-@_about_output
+@about_output
 def download(
     join: Path,
     output: Path,
@@ -177,7 +97,7 @@ def download(
     line = DownloadLine(quiet=quiet or slot is not None)
     config = CrawlConfig.load(("command line", from_flags({"threads": threads, "wait": wait})))
     box = Download(join, output, config, slot=slot or 0, on_wait=line.wait)
-    return _work(box, line, is_child=slot is not None)
+    return _work(box, line, output, is_child=slot is not None)
 
 
 @cli.command()
@@ -201,9 +121,9 @@ def status(directory: Path, as_json: bool) -> int:
     return 0
 
 
-@cli.command()
+@cli.command(short_help="Crawl the bundled web and check the result.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory of the crawl. [a new temporary one]")
-@_about_output
+@about_output
 def demo(output: Path | None, quiet: bool, verbose: bool, debug: bool) -> int:
     """Crawl the bundled web on loopback with a master and two downloader processes, and check the result."""
     from crawler.progress import Console, describe_summary
@@ -211,25 +131,32 @@ def demo(output: Path | None, quiet: bool, verbose: bool, debug: bool) -> int:
 
     console = Console(quiet=quiet, verbose=True)
     set_up_logs(None, quiet=quiet, verbose=verbose, debug=debug)
+    console.say("Crawling the bundled web: one master, two downloader processes, nothing leaves this machine.")
     try:
         summary, differences = demonstrate(output, view=console, on_start=_handle_signals)
     finally:
         console.close()
-    click.echo(describe_summary(summary), err=True)
+    _tell(describe_summary(summary))
     if summary.interrupted:
         return 130
     for difference in differences:
-        click.echo(f"crawler: {difference}", err=True)
-    click.echo("All as it must be: every picture found, every fault told." if not differences else "", err=True)
+        _complain(difference, 1)
+    if not differences:
+        _tell("All as it must be: every picture found, every fault told.")
     return 1 if differences else 0
 
 
 def main() -> NoReturn:
     """Run a command and exit with its code; every mistake of the user's is one line on standard error."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115  # whoever started us closed it
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(_exit_code("--debug" in sys.argv))
+    logging.raiseExceptions = False  # a log that can't be written must not bury the line that says why
+    is_debug = "--debug" in sys.argv
+    set_up_logs(None, quiet=False, verbose=False, debug=is_debug)
+    sys.exit(_exit_code(is_debug))
 
 
 def _exit_code(is_debug: bool) -> int:
@@ -238,7 +165,7 @@ def _exit_code(is_debug: bool) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        return _complain(error.format_message(), 2)
+        return _complain(_explain(error), 2)
     except (click.Abort, KeyboardInterrupt):
         return _complain("interrupted", 130)
     except CrawlerError as error:
@@ -246,13 +173,29 @@ def _exit_code(is_debug: bool) -> int:
             _log.exception("the command failed")
         return _complain(str(error), error.code)
     except Exception as error:  # noqa: BLE001  # the last line of defence: one line, not a traceback
-        _log.critical("internal error", exc_info=error)
-        return _complain(f"internal error: {type(error).__name__}: {error} (--debug shows where)", 1)
+        where = "the traceback is in crawl.log, and here with --debug"
+        _log.critical("internal error: %s: %s (%s)", type(error).__name__, error, where, exc_info=error)
+        return 1
+
+
+def _explain(error: click.ClickException) -> str:
+    """What is wrong on the command line, or in the variable of the environment that stood in for an option."""
+    if isinstance(error, click.BadParameter) and error.ctx and error.param and error.param.name:
+        source = error.ctx.get_parameter_source(error.param.name)
+        if source is click.core.ParameterSource.ENVIRONMENT:
+            return f"environment variable {error.param.envvar}: {error.message}"
+    return error.format_message()
 
 
 def _complain(text: str, code: int) -> int:
-    click.echo(f"crawler: {printable(text)}", err=True)
+    _tell(f"crawler: {printable(text)}")
     return code
+
+
+def _tell(text: str) -> None:
+    """A line for people; that nobody reads any more is no error."""
+    with suppress(OSError):
+        click.echo(text, err=True)
 
 
 def _crawl(flags: dict[str, Any], *, downloads_here: bool) -> int:
@@ -267,6 +210,8 @@ def _crawl(flags: dict[str, Any], *, downloads_here: bool) -> int:
     console = Console(quiet=quiet, verbose=verbose, as_json=flags.pop("as_json"))
     urls, inputs, images, config_file = (flags.pop(name) for name in ("urls", "inputs", "images", "config_file"))
     config, changes = settings_for(output, flags, config_file)
+    if (*inputs, *images).count("-") > 1:
+        raise ConfigError("standard input can be read only once: write - for -i or for --images, not for both")
     source = Source(seeds=urls, seed_lists=_files(inputs, output), image_lists=_files(images, output))
     crawl = Crawl(
         output, config, view=console, on_open=lambda: set_up_logs(output, quiet=quiet, verbose=verbose, debug=debug)
@@ -278,13 +223,13 @@ def _crawl(flags: dict[str, Any], *, downloads_here: bool) -> int:
         summary = crawl.run(source, downloads_here=downloads_here)
     finally:
         console.close()
-    click.echo(describe_summary(summary), err=True)
+    _tell(describe_summary(summary, "run" if downloads_here else "harvest"))
     if summary.complaint:
         _complain(summary.complaint, 0)
     return summary.exit_code
 
 
-def _work(box: Any, line: Any, *, is_child: bool) -> int:
+def _work(box: Any, line: Any, output: Path, *, is_child: bool) -> int:
     """The body of ``download``: the worker in a thread, signals and the line here."""
     import threading
 
@@ -306,10 +251,13 @@ def _work(box: Any, line: Any, *, is_child: bool) -> int:
         engine.start()
         while not engine.wait(0.25) and stops < 2:
             line.update(box.progress)
+    except NetworkError:
+        if not stops:  # else it is we who no longer wait for the master
+            raise
     finally:
         line.close()
     progress = box.progress
-    line.say(f"{progress.saved} pictures saved, {progress.failed} URLs failed.")
+    line.say(f"{progress.saved} images saved in {output}, {progress.failed} failed.")
     return 130 if stops else 0
 
 
@@ -337,13 +285,17 @@ def _files(names: tuple[str, ...], output: Path) -> tuple[Path, ...]:
 
 
 def _spooled(output: Path) -> Path:
-    from crawler.storage import disk_faults
+    """Standard input as a file named by its content, so that the same input again is the same list."""
+    from crawler.storage import disk_faults, write_file
 
-    place = output / "stdin.txt"
-    with disk_faults(place):
-        output.mkdir(parents=True, exist_ok=True)
-        if place.exists():
-            raise ConfigError(f"{place} has an earlier standard input; leave -i - out to go on with it")
-        with place.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
-    return place
+    digest = hashlib.sha256()
+
+    def pieces() -> Iterator[bytes]:
+        while sys.stdin and (piece := sys.stdin.buffer.read(65_536)):
+            digest.update(piece)
+            yield piece
+
+    draft = output / "stdin.txt"
+    write_file(draft, pieces(), sync=True)
+    with disk_faults(draft):
+        return draft.replace(output / f"stdin-{digest.hexdigest()[:16]}.txt")

@@ -261,8 +261,18 @@ def _checked(where: str, section: str, table: object) -> dict[str, Any]:
         raise ConfigError(f"{where}: {section} must be a section: [{section}]")
     for key in table:
         if key not in sections[section]:
-            raise ConfigError(f"{where}: unknown key {key!r} in [{section}]{_guess(key, list(sections[section]))}")
+            raise ConfigError(f"{where}: unknown key {key!r} in [{section}]{_guess_key(key, section)}")
     return dict(table)
+
+
+def _guess_key(name: str, section: str) -> str:
+    """What may have been meant: a key of the section, or else of another one."""
+    sections = _sections()
+    if not difflib.get_close_matches(name, sections[section], n=1):
+        for other, names in sections.items():
+            if near := difflib.get_close_matches(name, names, n=1):
+                return f". Did you mean {near[0]!r} in [{other}]?"
+    return _guess(name, list(sections[section]))
 
 
 def _guess(name: str, known: list[str]) -> str:

@@ -1,11 +1,12 @@
 """The roof's floor plan: the one place where rooms are connected, for a master and for a downloader."""
 
 import logging
+import shlex
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +28,7 @@ from crawler.frontier.sqlite import SqliteFrontier
 from crawler.harvest.harvester import Harvester
 from crawler.harvest.lists import ListReader
 from crawler.manifest import ManifestWriter
-from crawler.model import FrontierStats, ImageRecord, Kind, Request
+from crawler.model import FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, Verdict
 from crawler.robots import RobotsHandler
 from crawler.seeds import Source
 from crawler.storage import LocalStore, disk_faults, write_file
@@ -110,13 +111,37 @@ class Summary(Struct, frozen=True, kw_only=True):
             return f"no seed could be reached ({reasons}): check the address and the network"
         if stats.seeds_failed:
             return f"{stats.seeds_failed} of {stats.seeds} seeds failed ({reasons})"
-        return "" if stats.success + stats.duplicate else "no image was saved"
+        if stats.success + stats.duplicate:
+            return ""
+        return "no image was saved" if stats.seeds or stats.discovered else "nothing to visit: the lists hold no URL"
 
     @property
     def is_unreached(self) -> bool:
         """Whether every seed failed, and for reasons of the network."""
         stats = self.stats
         return 0 < stats.seeds == stats.seeds_failed and stats.page_reasons.keys() <= _UNREACHED
+
+
+class _Frontier(SqliteFrontier):
+    """The master's frontier: a fault of its disk that a worker elsewhere meets is remembered for the master."""
+
+    fault: DiskError | None = None
+
+    def lease(self, worker: str, kinds: Sequence[Kind], limit: int, seconds: float, wait: float) -> Grant:
+        with self._noting():
+            return super().lease(worker, kinds, limit, seconds, wait)
+
+    def complete(self, worker: str, outcomes: Sequence[Outcome], ended_turns: Sequence[str]) -> tuple[Verdict, ...]:
+        with self._noting():
+            return super().complete(worker, outcomes, ended_turns)
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except DiskError as error:
+            self.fault = error
+            raise
 
 
 class Crawl:
@@ -142,7 +167,7 @@ class Crawl:
         self._view = view or Silence()
         self._on_open = on_open or _do_nothing
         self._interrupts = 0
-        self._frontier: SqliteFrontier | None = None
+        self._frontier: _Frontier | None = None
         self._engines: list[Engine] = []
 
     @property
@@ -164,6 +189,7 @@ class Crawl:
             stack.callback(manifest.close)
             manifest.resume(frontier.records)
             server = self._serve(frontier, stack)
+            write_file(self.output / CRAWL_FILE, [self.config.to_toml().encode()], sync=True)  # they proved to work
             self._engines = [self._harvest(frontier, stack), self._downloads(frontier, stack, here=downloads_here)]
             self._greet(server, downloads_here=downloads_here)
             try:
@@ -192,7 +218,7 @@ class Crawl:
 
     # opening ------------------------------------------------------------------------------------------------------
 
-    def _open(self, stack: ExitStack, requests: Sequence[Request]) -> SqliteFrontier:
+    def _open(self, stack: ExitStack, requests: Sequence[Request]) -> _Frontier:
         """Own the directory, open its frontier, and put what the crawl begins with."""
         path = self.output / "frontier.sqlite"
         known = path.exists()
@@ -202,15 +228,15 @@ class Crawl:
             self.output.mkdir(parents=True, exist_ok=True)
         stack.callback(own(self.output))
         self._on_open()
-        write_file(self.output / CRAWL_FILE, [self.config.to_toml().encode()], sync=True)
-        frontier = SqliteFrontier(path, policy(self.config), settings=self.config.shared())
+        frontier = _Frontier(path, policy(self.config), settings=self.config.shared())
         stack.callback(frontier.close)
         self._frontier = frontier
         before = frontier.stats()
         frontier.put(requests)
         if known:
-            saved, failed, waiting = before.success, before.failed, before.waiting + before.pages_waiting
-            self._view.say(f"Resuming {str(self.output)!r}: {saved} saved, {failed} failed, {waiting} waiting.")
+            images, pages = before.waiting + before.leased, before.pages_waiting + before.pages_leased
+            counts = f"{before.success} saved, {before.failed} failed, {images + pages} waiting"
+            self._view.say(f"Resuming {str(self.output)!r}: {counts}.")
         return frontier
 
     def _serve(self, frontier: Frontier, stack: ExitStack) -> Server:
@@ -275,15 +301,17 @@ class Crawl:
     def _greet(self, server: Server, *, downloads_here: bool) -> None:
         if not downloads_here:
             self._view.say(f"Queue on {format_address(server.listener.address)}. Start downloaders with:")
-            self._view.say(f"    crawler download {self.join} -o pictures")
+            self._view.say(f"    crawler download {shlex.quote(str(self.join))} -o pictures")
 
     # watching -----------------------------------------------------------------------------------------------------
 
-    def _watch(self, frontier: SqliteFrontier, manifest: ManifestWriter) -> None:
+    def _watch(self, frontier: _Frontier, manifest: ManifestWriter) -> None:
         """Look on until all is over, pass on records, and pass on errors of the engines."""
         harvest, downloads = self._engines
         while not harvest.wait(_TICK) and self._interrupts < 2:
             downloads.wait(0)
+            if frontier.fault is not None:
+                raise frontier.fault
             self._pump(frontier, manifest)
         patience = self.config.fetch.total_timeout if self._interrupts else _FAREWELL
         deadline = time.monotonic() + patience
@@ -329,13 +357,14 @@ def look_at(directory: Path) -> tuple[FrontierStats, bool]:
 
     Raises:
         ConfigError: there is no crawl in the directory.
+        DiskError: it can't be read, or has no room for what reading it takes.
+        NetworkError: a master is at work, but does not answer.
     """
     path = directory / "frontier.sqlite"
     if not path.exists():
         raise ConfigError(f"{directory} is no crawl: there is no frontier.sqlite in it")
-    try:
-        release = own(directory)
-    except DiskError:
+    release = _lock(directory)
+    if release is None:
         remote = RemoteFrontier(read_join(directory / "join"), wait=_FAREWELL)
         try:
             return remote.stats(), True
@@ -367,19 +396,33 @@ def policy(config: CrawlConfig) -> Policy:
 def own(directory: Path) -> Callable[[], None]:
     """Own a crawl's directory for as long as this process lives, or until the returned function is called.
 
-    SQLite's lock on an empty database is a lock that every system knows and that dies with its owner.
-
     Raises:
         DiskError: somebody else owns it, or it can't be written.
     """
-    lock = sqlite3.connect(directory / ".lock", isolation_level=None, check_same_thread=False, timeout=0)
+    release = _lock(directory)
+    if release is None:
+        raise DiskError(f"another crawler is at work in {directory}; see: crawler status {directory}")
+    return release
+
+
+def _lock(directory: Path) -> Callable[[], None] | None:
+    """What lets go of the directory again; None where somebody else owns it.
+
+    SQLite's lock on an empty database is a lock that every system knows and that dies with its owner.
+    """
+    lock: sqlite3.Connection | None = None
     try:
+        lock = sqlite3.connect(directory / ".lock", isolation_level=None, check_same_thread=False, timeout=0)
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:
-        lock.close()
-        if "locked" in str(error):
-            raise DiskError(f"another crawler is at work in {directory}; see: crawler status {directory}") from error
-        raise DiskError(f"can't write to {directory}: {error}; choose another directory with -o") from error
+        if lock is not None:
+            lock.close()
+        cause = error.sqlite_errorcode & 0xFF  # without what extended codes add
+        if cause == sqlite3.SQLITE_BUSY:
+            return None
+        full = cause == sqlite3.SQLITE_FULL
+        advice = "free some space, then run the same command again" if full else "choose another directory with -o"
+        raise DiskError(f"can't write to {directory}: {error}; {advice}") from error
     return lock.close
 
 

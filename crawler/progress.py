@@ -3,15 +3,22 @@
 Every number comes from `FrontierStats` or the records; nothing is counted here.
 """
 
+import errno
+import shlex
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 import msgspec
 from tqdm import tqdm
 
 from crawler.crawl import Summary
+from crawler.errors import DiskError
+from crawler.logs import printable
 from crawler.manifest import record_line
 from crawler.model import FrontierStats, ImageRecord
 from crawler.worker import WorkerProgress
@@ -20,27 +27,45 @@ from crawler.worker import WorkerProgress
 _LINE_EVERY = 30.0
 _MB = 1_000_000
 #: A bar before and after its total is known; only then is there a time left to tell.
-_GROWING = "{desc} {n_fmt}/{postfix}"
-_KNOWN = "{desc} {percentage:3.0f}% |{bar:20}| {n_fmt}/{postfix}"
+_GROWING = "{desc} {text}"
+_KNOWN = "{desc} {percentage:3.0f}% |{bar:20}| {text}"
+#: Seconds for which a word about a missing master holds; the next one comes sooner, if it is still missing.
+_MISSING_FOR = 3.0
+#: Seconds that a rate looks back; files are flushed, and thus told, in groups.
+_WINDOW = 10.0
 
 
 class Speed:
-    """A rate that forgets: a total that grows, smoothed over some ten seconds."""
+    """A rate over the last seconds; the first total is where it begins, which is not 0 in a crawl that goes on."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._at, self._total = clock(), 0.0
-        self.per_second = 0.0
+        self._seen: deque[tuple[float, float]] = deque()
 
     def update(self, total: float) -> float:
         """Take in the total as it is now; returns units per second."""
         now = self._clock()
-        passed = now - self._at
-        if passed >= 0.2:
-            share = min(1.0, passed / 10.0) if self.per_second else 1.0
-            self.per_second += share * ((total - self._total) / passed - self.per_second)
-            self._at, self._total = now, total
-        return self.per_second
+        self._seen.append((now, total))
+        while len(self._seen) > 2 and self._seen[1][0] <= now - _WINDOW:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        return (total - before) / (now - then) if now > then else 0.0
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]  # it counts, it does not iterate
+    """A bar with words of ours behind it, drawn when we say so and never by a thread of tqdm's."""
+
+    monitor_interval = 0
+    text = ""
+
+    @property
+    def format_dict(self) -> Any:
+        return {**super().format_dict, "text": self.text}
+
+    def refresh(self, nolock: bool = False, lock_args: Any = None) -> None:
+        """Draw it; a terminal that is gone raises OSError, but leaves no lock behind that every log line waits for."""
+        with nullcontext() if nolock else self.get_lock():  # type: ignore[no-untyped-call]
+            super().refresh(nolock=True)
 
 
 class Console:
@@ -67,98 +92,123 @@ class Console:
         self._shows_results: bool = verbose or as_json or not self._out.isatty()
         self._has_bars = self._err.isatty() and not quiet
         self._clock = clock
-        self._bars: list[tqdm[Any]] = []
+        self._bars: list[_Bar] = []
         self._images, self._bytes = Speed(clock), Speed(clock)
         self._next_line = clock() + _LINE_EVERY
         self._started = clock()
 
     def say(self, text: str) -> None:
-        """A line for people."""
+        """A line for people; that nobody reads any more is no error."""
         if not self._quiet:
-            tqdm.write(text, file=self._err)
+            _say(text, self._err)
 
     def results(self, records: Sequence[ImageRecord]) -> None:
-        """Settled image URLs, on standard output; a reader that went away is no error."""
+        """Settled image URLs, on standard output; a reader that went away is no error.
+
+        Raises:
+            DiskError: the file that standard output goes to can't be written.
+        """
         if not self._shows_results:
             return
         try:
             for record in records:
-                line = msgspec.json.encode(record).decode() if self._as_json else record_line(record)
+                # To JSON it is the same text; to a terminal, what a site wrote is harmless now.
+                line = printable(msgspec.json.encode(record).decode()) if self._as_json else record_line(record)
                 tqdm.write(line, file=self._out)
             self._out.flush()
-        except BrokenPipeError:
+        except OSError as error:
             self._shows_results = False
+            if error.errno not in (errno.EPIPE, errno.EINVAL):  # which one it is depends on the system
+                raise DiskError(f"can't write the results to standard output: {error.strerror}") from error
 
     def update(self, stats: FrontierStats) -> None:
         """How things stand now."""
         settled = stats.success + stats.duplicate + stats.failed
         rate, speed = self._images.update(settled), self._bytes.update(stats.bytes)
         if self._has_bars:
-            self._draw(stats, settled, f"{rate:.1f} img/s, {speed / _MB:.1f} MB/s")
+            try:
+                self._draw(stats, settled, rate, speed)
+            except OSError:  # the terminal is gone; the crawl goes on without
+                self._has_bars = False
+                self.close()
         elif not self._quiet and self._clock() >= self._next_line:
             self._next_line = self._clock() + _LINE_EVERY
-            self.say(f"{describe_counts(stats)}, {rate:.1f} img/s, {speed / _MB:.1f} MB/s")
+            self.say(f"{describe_counts(stats)}, {_rates(rate, speed)}")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        for bar in self._bars:
-            bar.close()
+        for bar in reversed(self._bars):  # the first one leaves the cursor where a line begins
+            with suppress(OSError):
+                bar.close()
         self._bars = []
 
-    def _draw(self, stats: FrontierStats, settled: int, rates: str) -> None:
+    def _draw(self, stats: FrontierStats, settled: int, rate: float, speed: float) -> None:
         if not self._bars:
             options: dict[str, Any] = {"file": self._err, "dynamic_ncols": True, "leave": False, "bar_format": _GROWING}
-            self._bars = [tqdm(desc="pages ", position=0, **options), tqdm(desc="images", position=1, **options)]
+            self._bars = [_Bar(desc="pages ", position=0, **options), _Bar(desc="images", position=1, **options)]
         pages, images = self._bars
         visited = stats.pages_done + stats.pages_failed
         found = visited + stats.pages_waiting + stats.pages_leased
         is_known = found == visited and not stats.lists_open
-        pages.n, images.n = visited, settled
-        images.total = stats.discovered if is_known and stats.discovered else None
+        images.n, images.total = settled, stats.discovered if is_known and stats.discovered else None
         images.bar_format = _KNOWN if images.total else _GROWING
-        elapsed = self._clock() - self._started
-        left = elapsed * (stats.discovered - settled) / settled if images.total and settled else None
-        times = clock_time(elapsed) + (f"<{clock_time(left)}" if left is not None else "")
-        pages.set_postfix_str(f"{found}  hosts {stats.hosts}{_limit(stats)}", refresh=False)
+        times = clock_time(self._clock() - self._started)
+        if images.total and rate:
+            times += f"<{clock_time((images.total - settled) / rate)}"
+        pages.text = f"{visited}/{found}  hosts {stats.hosts}{_limit(stats)}"
         counts = f"ok {stats.success}  dup {stats.duplicate}  fail {stats.failed}"
-        images.set_postfix_str(f"{stats.discovered} [{times}, {rates}]  {counts}", refresh=False)
+        images.text = f"{settled}/{stats.discovered} [{times}, {_rates(rate, speed)}]  {counts}"
         pages.refresh()
         images.refresh()
 
 
 class DownloadLine:
-    """A downloader's one line."""
+    """A downloader's one line: on a terminal always the newest, elsewhere now and then."""
 
-    def __init__(self, *, quiet: bool = False, err: TextIO | None = None) -> None:
+    def __init__(
+        self, *, quiet: bool = False, err: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._err = err or sys.stderr
-        self._quiet = quiet
-        self._bar: tqdm[Any] | None = None
-        self._images, self._bytes = Speed(time.monotonic), Speed(time.monotonic)
+        self._quiet, self._clock = quiet, clock
+        self._bar: _Bar | None = None
+        self._images, self._bytes = Speed(clock), Speed(clock)
+        self._next_line = clock() + _LINE_EVERY
+        #: Clock time of the last word about a missing master, that at which waiting ends, and what is wrong.
+        self._missing: tuple[float, float, str] | None = None
         if self._err.isatty() and not quiet:
-            self._bar = tqdm(file=self._err, dynamic_ncols=True, leave=False, bar_format="{desc}")
+            self._bar = _Bar(file=self._err, dynamic_ncols=True, leave=False, bar_format="{text}")
 
     def update(self, progress: WorkerProgress) -> None:
-        """What this downloader has done so far."""
+        """What this downloader has done so far, or how long it still waits for its master."""
         rate = self._images.update(progress.saved + progress.failed)
         speed = self._bytes.update(progress.received)
+        now = self._clock()
+        text = f"ok {progress.saved}  fail {progress.failed}  {_rates(rate, speed)}  leases {progress.leases}"
+        if self._missing and now < self._missing[0] + _MISSING_FOR:
+            text = f"no master ({self._missing[2]}); giving up in {max(0.0, self._missing[1] - now):.0f} s"
         if self._bar is not None:
-            self._bar.set_description_str(
-                f"ok {progress.saved}  fail {progress.failed}  {rate:.1f} img/s  {speed / _MB:.1f} MB/s"
-                f"  leases {progress.leases}"
-            )
+            self._bar.text = text
+            with suppress(OSError):
+                self._bar.refresh()
+        elif now >= self._next_line:
+            self._next_line = now + _LINE_EVERY
+            self.say(text)
 
     def wait(self, seconds_left: float, reason: str) -> None:
-        """The countdown while there is no master."""
-        if self._bar is not None:
-            self._bar.set_description_str(f"no master ({reason}); giving up in {seconds_left:.0f} s")
+        """There is no master for now; shown by the next `update`. May be called from any thread."""
+        now = self._clock()
+        self._missing = (now, now + seconds_left, printable(reason))
 
     def say(self, text: str) -> None:
+        """A line for people; that nobody reads any more is no error."""
         if not self._quiet:
-            tqdm.write(text, file=self._err)
+            _say(text, self._err)
 
     def close(self) -> None:
+        """Leave the terminal as it was."""
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.close()
 
 
 def describe_counts(stats: FrontierStats) -> str:
@@ -172,14 +222,13 @@ def describe_counts(stats: FrontierStats) -> str:
     )
 
 
-def describe_summary(summary: Summary) -> str:
+def describe_summary(summary: Summary, command: str = "run") -> str:
     """The closing block: what came of it, why not more, where it lies, what to type next."""
-    stats = summary.stats
-    visited = stats.pages_done + stats.pages_failed
+    stats, place = summary.stats, summary.output
     head = "Interrupted after" if summary.interrupted else "Done in"
     lines = [
-        f"{head} {clock_time(summary.elapsed)}: {stats.success} images saved ({stats.bytes / _MB:.1f} MB)"
-        f" from {visited} pages on {stats.hosts} hosts"
+        f"{head} {clock_time(summary.elapsed)}: {_count(stats.success, 'image')} saved ({stats.bytes / _MB:.1f} MB)"
+        f" from {_count(stats.pages_done, 'page')} on {_count(stats.hosts, 'host')}"
     ]
     rows = {
         "duplicate": str(stats.duplicate) if stats.duplicate else "",
@@ -187,22 +236,24 @@ def describe_summary(summary: Summary) -> str:
         "pages failed": _reasons(stats.pages_failed, stats.page_reasons),
         "robots.txt": _reasons(sum(stats.robots_reasons.values()), stats.robots_reasons),
         "bad lines": str(stats.bad_lines) if stats.bad_lines else "",
-        "waiting": f"{stats.waiting} images, {stats.pages_waiting} pages"
+        "waiting": f"{_count(stats.waiting, 'image')}, {_count(stats.pages_waiting, 'page')}"
         if stats.waiting + stats.pages_waiting
         else "",
+        "files": _files(place, command),
+        "manifest": str(place / "manifest.jsonl"),
+        "results": str(place / "results.txt"),
     }
     lines += [f"  {name:<13} {text}" for name, text in rows.items() if text]
-    place = summary.output
-    lines.append(f"  Files {place / 'images'}   Manifest {place / 'manifest.jsonl'}   Results {place / 'results.txt'}")
     if summary.interrupted:
-        lines.append(f"Continue with:  crawler run -o {place}")
+        lines.append(f"Continue with:  crawler {command} -o {shlex.quote(str(place))}")
     return "\n".join(lines)
 
 
 def describe_workers(stats: FrontierStats) -> list[str]:
     """A line for each worker."""
     return [
-        f"  {worker.name:<32} {worker.leases} leases, {worker.settled} settled, last seen {worker.silent:.0f} s ago"
+        f"  {printable(worker.name):<32} {worker.leases} leases, {worker.settled} settled,"
+        f" last seen {worker.silent:.0f} s ago"
         for worker in stats.workers
     ]
 
@@ -217,8 +268,29 @@ def clock_time(seconds: float) -> str:
 def _limit(stats: FrontierStats) -> str:
     if not stats.limiting_host or stats.limiting_gap <= 0:
         return ""
-    return f"; {stats.limiting_host} is asked every {stats.limiting_gap:g} s (your own site? --delay 0 --per-host 8)"
+    gap = f"{stats.limiting_gap:.2g}" if stats.limiting_gap < 10 else f"{stats.limiting_gap:.0f}"
+    return f"; {stats.limiting_host} is asked every {gap} s (your own site? --delay 0 --per-host 8)"
+
+
+def _files(place: Path, command: str) -> str:
+    """Where the pictures are, as far as the master can know."""
+    if (place / "images").is_dir():
+        return str(place / "images")
+    return "where the downloaders save" if command == "harvest" else ""
+
+
+def _rates(images: float, size: float) -> str:
+    return f"{images:.1f} img/s, {size / _MB:.1f} MB/s"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _reasons(total: int, reasons: dict[str, int]) -> str:
     return f"{total}: " + ", ".join(f"{reason} {number}" for reason, number in reasons.items()) if total else ""
+
+
+def _say(text: str, file: TextIO) -> None:
+    with suppress(OSError):
+        tqdm.write(text, file=file)

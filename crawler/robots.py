@@ -21,7 +21,7 @@ from crawler.model import Outcome, Request, RobotsRules, failure
 from crawler.urls import canonicalize, resolve
 
 #: Bytes of a robots.txt that are read; RFC 9309 §2.5 asks for at least 500 KiB.
-MAX_BYTES = 500 * 1024
+MAX_BYTES = 1024 * 1024
 #: Redirects followed before the file counts as missing (RFC 9309 §2.3.1.2).
 MAX_REDIRECTS = 5
 #: Longest pause between two requests, in seconds, that a file can ask for.
@@ -53,7 +53,7 @@ def robots_allowed(body: bytes | str, user_agent: str, url: str) -> bool:
     """Whether a robots.txt lets an agent visit ``url``, by RFC 9309; never raises.
 
     Args:
-        body: the file; its first 500 KiB count.
+        body: the file; its first MiB counts.
         user_agent: a whole ``User-Agent`` header or the product token alone.
         url: absolute, or a path.
     """

@@ -17,12 +17,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
 from crawler.errors import ConfigError, DiskError
 
-__all__ = ["BlobStore", "Durability", "LocalStore", "disk_faults", "write_file"]
+__all__ = ["BlobStore", "Durability", "LocalStore", "disk_faults", "store_id", "write_file"]
 
 #: What survives a power cut: nothing for sure; what was there at the last flush; each file at once; each file and
 #: its name at once. A killed process loses nothing with any of them.
@@ -77,6 +78,10 @@ class BlobStore(Protocol):
         """The bytes to read; FileNotFoundError where there are none. The caller closes it."""
         ...
 
+    def remove(self, key: str) -> None:
+        """Forget what is under ``key``, if anything is."""
+        ...
+
     def flush(self) -> None:
         """Return when every put before it survives a power cut (as far as the store's durability says)."""
         ...
@@ -85,8 +90,8 @@ class BlobStore(Protocol):
 class LocalStore:
     """A directory as `BlobStore`; made on the first put. It belongs to the processes of one machine."""
 
-    def __init__(self, root: Path, durability: Durability = "batch") -> None:
-        self.root = root
+    def __init__(self, root: str | Path, durability: Durability = "batch") -> None:
+        self.root = Path(root)
         self._durability = durability
         self._opened = time.time()
         self._lock = threading.Lock()
@@ -129,11 +134,19 @@ class LocalStore:
         with disk_faults(path):
             return path.is_file()
 
-    def open(self, key: str) -> BinaryIO:
+    def open(self, key: str) -> BufferedReader:
         """The file to read."""
         path = self._path(key)
         with disk_faults(path, FileNotFoundError):
             return path.open("rb")
+
+    def remove(self, key: str) -> None:
+        """Forget what is under ``key``; nothing happens where there is nothing."""
+        path = self._path(key)
+        with self._flushing, disk_faults(path):  # a flush under way must still find it
+            with self._lock:
+                self._pending.pop(path, None)
+            path.unlink(missing_ok=True)
 
     def flush(self) -> None:
         """Sync what was put since the last flush.
@@ -248,6 +261,16 @@ def _claim(part: Path, path: Path) -> None:
         _replace(part, path)
         return
     part.unlink()
+
+
+def store_id(directory: Path) -> str | None:
+    """Id of the store in a directory; None where there is none.
+
+    Raises:
+        ConfigError: its ``store.json`` is damaged.
+    """
+    path = directory / "store.json"
+    return _store_id(path) if path.exists() else None
 
 
 def _store_id(path: Path) -> str:

@@ -24,12 +24,16 @@ from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import parse_url
 
+from crawler import __version__
 from crawler.errors import RequestFailed
 from crawler.exchange import NETWORK_ERRORS, Answer, Exchange, classify
 from crawler.fetcher import Conditions, Limits, Response
 from crawler.model import Request
 
 logger = logging.getLogger(__name__)
+
+#: How a fetcher introduces itself where nobody says otherwise.
+USER_AGENT = f"imgcrawler/{__version__}"
 
 #: Origins per thread with an idle connection; a turn works on one host, so few come back before they are forgotten.
 _IDLE_ORIGINS = 4
@@ -127,7 +131,7 @@ class RequestsFetcher:
     environment, no redirects followed, no failure tried again. May be called from any thread.
 
     Args:
-        limits: times and speed that hold for each request.
+        limits: times and speed that hold for each request; default: those of `Limits`.
         user_agent: the ``User-Agent`` header.
         contact: goes into the ``From`` header where it is an e-mail address (RFC 9110 §10.1.2).
         tls: decides which certificates are trusted; default: the bundle of requests.
@@ -136,14 +140,14 @@ class RequestsFetcher:
 
     def __init__(
         self,
-        limits: Limits,
-        user_agent: str,
+        limits: Limits | None = None,
+        user_agent: str = USER_AGENT,
         *,
         contact: str = "",
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._limits = limits
+        self._limits = limits = limits or Limits()
         self._timeout = (min(limits.connect, limits.total), limits.first_byte)
         self._headers = {"User-Agent": user_agent}
         if _EMAIL.fullmatch(contact):

@@ -6,9 +6,7 @@ request at a time, at the pace that the frontier has set for its host.
 """
 
 import logging
-import math
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,11 +15,10 @@ from typing import Protocol
 
 from msgspec import Struct, structs
 
-from crawler import robots
 from crawler.errors import CrawlerError, DiskError, RequestFailed
 from crawler.frontier.base import Frontier
 from crawler.model import GrantState, Kind, Outcome, Request, Turn, failure
-from crawler.urls import origin
+from crawler.turn import work_off
 
 _log = logging.getLogger(__name__)
 
@@ -144,7 +141,9 @@ class Worker:
             CrawlerError: the disk, the master or the key gave out; all that was finished before is told first, if
                 anybody listens.
         """
-        committer = threading.Thread(target=self._guard, args=(self._commit_all,), name=f"{self.name}-commit")
+        committer = threading.Thread(
+            target=self._guard, args=(self._commit_all,), name=f"{self.name}-commit", daemon=True
+        )
         keeper = threading.Thread(target=self._guard, args=(self._keep_leases,), name=f"{self.name}-keep", daemon=True)
         crew = [
             threading.Thread(target=self._guard, args=(self._work,), name=f"{self.name}-{n}", daemon=True)
@@ -222,23 +221,10 @@ class Worker:
                     self._changed.notify_all()
 
     def _work_off(self, held: _Held) -> None:
-        """The requests of a turn, one after the other, each a gap after the start of the last."""
-        turn, next_start = held.turn, -math.inf
-        leases = iter(turn.leases)
-        for lease in leases:
-            request: Request | None = lease.request
-            while request is not None:
-                if not self._may_start(held, next_start):
-                    self._finish(held, Outcome(status="released", token=lease.token))
-                    break
-                next_start = self._clock() + turn.gap * random.uniform(0.5, 1.5)  # noqa: S311  # pace, not secrets
-                outcome = structs.replace(self._attempt(turn, request), token=lease.token)
-                request = _next_in_turn(request, outcome)
-                if request is None:
-                    self._finish(held, outcome)
-                    if outcome.overloaded or outcome.host_wait is not None:
-                        for rest in leases:
-                            self._finish(held, Outcome(status="released", token=rest.token))
+        for outcome in work_off(
+            held.turn, self._attempt, may_start=lambda at: self._may_start(held, at), clock=self._clock
+        ):
+            self._finish(held, outcome)
 
     def _may_start(self, held: _Held, at: float) -> bool:
         """Wait for the pace, and for a lease with time enough left; False where this turn is over for us."""
@@ -252,10 +238,7 @@ class Worker:
                 self._changed.wait(min(_NAP, max(0.0, at - now) or _NAP))
         return False
 
-    def _attempt(self, turn: Turn, request: Request) -> Outcome:
-        rules = turn.robots.get(origin(request.location), "") if request.kind in ("page", "image") else ""
-        if rules and not robots.allowed(rules, request.location):
-            return failure(request, RequestFailed("robots"))
+    def _attempt(self, request: Request) -> Outcome:
         try:
             outcome = self._handlers[request.kind].handle(request)
             return Outcome(status="released") if outcome.reason == "cancelled" else outcome
@@ -380,14 +363,6 @@ class Worker:
             self._error = self._error or error
             self._stopping.set()
             self._changed.notify_all()
-
-
-def _next_in_turn(request: Request, outcome: Outcome) -> Request | None:
-    """The request that a redirect within the origin goes on with, in the same turn; None: the frontier decides."""
-    successor = outcome.successor
-    if outcome.status != "moved" or successor is None or request.kind == "list":
-        return None
-    return successor if origin(successor.location) == origin(request.location) else None
 
 
 def _has_file(outcome: Outcome) -> bool:

@@ -89,7 +89,7 @@ def test_letters_match_their_escapes(path: str) -> None:
     assert not may("User-agent: *\nDisallow: /caf%C3%A9", path)
 
 
-def test_only_whole_lines_of_the_first_500_kib_count() -> None:
+def test_only_whole_lines_of_the_first_mib_count() -> None:
     start = b"User-agent: *\nDisallow: /early\n"
     filler = b"#" * (MAX_BYTES - len(start) - len(b"\nDisallow: /la"))
     assert own_rules(start + filler + b"\nDisallow: /late\n", UA) == "User-agent: *\nDisallow: /early\n"
@@ -250,7 +250,7 @@ def test_a_redirect_out_of_the_web_counts_as_missing() -> None:
     assert (outcome.status, outcome.robots and outcome.robots.reachable) == ("done", True)
 
 
-def test_an_endless_file_is_read_to_500_kib() -> None:
+def test_an_endless_file_is_read_to_one_mib() -> None:
     body = b"User-agent: *\nDisallow: /a\n" + b"# \n" * MAX_BYTES
     outcome = handled(Canned(headers={"Content-Length": str(len(body))}, body=body))
     assert outcome.robots is not None

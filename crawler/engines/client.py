@@ -1,7 +1,9 @@
 """The worker's side of the queue: connections that heal themselves, and the frontier at the other end of them."""
 
+import errno
 import logging
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +12,9 @@ from typing import Any, NoReturn, cast
 from crawler.engines import calls, wire
 from crawler.engines.calls import RESULTS, TASKS
 from crawler.engines.join import JoinFile
+from crawler.engines.tls import client_context
 from crawler.errors import CrawlerError, NetworkError
+from crawler.frontier.base import PROTOCOL
 from crawler.model import FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, Verdict
 
 log = logging.getLogger(__name__)
@@ -26,6 +30,7 @@ ANSWER_SECONDS = 30.0
 
 _BACKOFF = 0.05  # seconds before the second attempt, doubled up to …
 _BACKOFF_MOST = 2.0
+_NO_WAY = {errno.EHOSTUNREACH, errno.ENETUNREACH}
 _LOOK_UP = 0.2  # seconds between two looks at the stop event
 
 
@@ -38,10 +43,15 @@ class Link:
     Args:
         addresses: where the master may be; the one that answered last is tried first.
         authkey: proves that we belong to the crawl.
+        cert: certificate of the master in PEM: TLS, and no other master is spoken to. Without it all addresses must be
+            of this machine.
         wait: seconds to try for, until somebody has answered once.
         wait_after_loss: seconds to try for after that.
         on_wait: told about every pause.
         stop: when set, waiting ends; calls that are answered go through.
+
+    Raises:
+        ConfigError: an address of another machine, and no certificate; or a damaged one.
     """
 
     def __init__(
@@ -49,6 +59,7 @@ class Link:
         addresses: Sequence[wire.Address],
         authkey: bytes,
         *,
+        cert: str = "",
         wait: float = FIRST_WAIT,
         wait_after_loss: float = WAIT_AFTER_LOSS,
         on_wait: OnWait | None = None,
@@ -56,6 +67,10 @@ class Link:
     ) -> None:
         self._addresses = list(addresses)
         self._authkey = authkey
+        self._tls = client_context(cert) if cert else None
+        if self._tls is None:
+            for address in self._addresses:
+                wire.require_loopback(address)
         self._wait = wait
         self._wait_after_loss = wait_after_loss
         self._on_wait = on_wait
@@ -71,6 +86,7 @@ class Link:
 
         Raises:
             NetworkError: nobody answered for as long as we may wait, or somebody else did.
+            TLSError: whoever answered has another certificate than the one we know, or none.
             AccessError: the key was refused.
             CrawlerError: what the method raised, or the link was closed.
         """
@@ -149,7 +165,7 @@ class Link:
             if self._closed.is_set():
                 break
             try:
-                channel = wire.connect(address, self._authkey)
+                channel = wire.connect(address, self._authkey, self._tls)
             except CrawlerError as error:
                 refusal = refusal or error
             except wire.NoGreeting as error:
@@ -163,13 +179,15 @@ class Link:
                 self._addresses = sorted(self._addresses, key=address.__ne__)
                 self._has_met = True
                 return channel
-        raise passing or refusal or EOFError("closed")
+        if passing is not None:
+            raise passing from refusal  # what is raised in the end, if the fault does not pass
+        raise refusal or EOFError("closed")
 
     def _pause(self, error: Exception, lost_at: float, attempts: int) -> None:
         """Wait before the next attempt, or give up."""
         limit = self._wait_after_loss if self._has_met else self._wait
         left = lost_at + limit - time.monotonic()
-        reason = str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if self._closed.is_set():
             raise CrawlerError(f"the connection to {self._where()} was closed") from error
         if left <= 0 or self._stop.is_set():
@@ -185,10 +203,12 @@ class Link:
                 break
 
     def _give_up(self, error: Exception, reason: str) -> NoReturn:
-        raise NetworkError(
-            f"no answer from {self._where()}: {reason}; is `crawler harvest` running there, is the address right,"
-            " does a firewall let it through?"
-        ) from error
+        if isinstance(error.__cause__, CrawlerError):
+            raise error.__cause__
+        advice = "is `crawler harvest` running there, is the address right, does a firewall let it through?"
+        if isinstance(error, socket.gaierror) or getattr(error, "errno", None) in _NO_WAY:
+            advice = "check the network of this machine, or give another address with --connect HOST:PORT"
+        raise NetworkError(f"no answer from {self._where()}: {reason}; {advice}") from error
 
     def _where(self) -> str:
         return " or ".join(wire.format_address(address) for address in self._addresses)
@@ -200,7 +220,7 @@ class TaskQueueProxy:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def hello(self, worker: str, protocol: int) -> dict[str, Any]:
+    def hello(self, worker: str, protocol: int = PROTOCOL) -> dict[str, Any]:
         """Announce a worker; returns the crawl's settings."""
         return cast(dict[str, Any], self._link.call(TASKS, "hello", worker, protocol))
 
@@ -257,6 +277,9 @@ class RemoteFrontier:
         wait_after_loss: seconds to wait after it was lost.
         on_wait: told, while waiting, the seconds left and the reason.
         stop: when set, no more waiting for a master that does not answer.
+
+    Raises:
+        ConfigError: the join file has no certificate, and an address of another machine.
     """
 
     def __init__(
@@ -270,7 +293,13 @@ class RemoteFrontier:
     ) -> None:
         addresses = [wire.parse_address(address) for address in join.addresses]
         self._link = Link(
-            addresses, join.authkey, wait=wait, wait_after_loss=wait_after_loss, on_wait=on_wait, stop=stop
+            addresses,
+            join.authkey,
+            cert=join.cert,
+            wait=wait,
+            wait_after_loss=wait_after_loss,
+            on_wait=on_wait,
+            stop=stop,
         )
         self._tasks = TaskQueueProxy(self._link)
         self._results = ResultQueueProxy(self._link)

@@ -1,18 +1,22 @@
 """The join file: the one credential of a crawl, and all that a downloader box needs to know."""
 
 import base64
+import ipaddress
 import os
+import re
 import secrets
 import shlex
+import socket
+import ssl
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from msgspec import Struct
 
-from crawler.engines.wire import parse_address
+from crawler.engines.wire import Address, format_address, parse_address
 from crawler.errors import ConfigError, DiskError
 
 #: Version of the file's form.
@@ -20,6 +24,9 @@ VERSION = 1
 
 _KEY_BYTES = 32
 _MAX_BYTES = 65_536
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")
+#: Addresses that stand for all of a machine's → where the machine itself finds them.
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing is bound here
 
 
 class JoinFile(Struct, frozen=True, kw_only=True):
@@ -32,13 +39,21 @@ class JoinFile(Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...]
     #: Base64 of 32 random bytes. Never shown.
     key: str
-    #: Certificate of the master in PEM; empty: plain TCP, for loopback.
+    #: Certificate of the master in PEM: TLS, on loopback too. Empty: plain TCP, on loopback only.
     cert: str = ""
 
     @property
     def authkey(self) -> bytes:
         """The key's bytes."""
         return base64.b64decode(self.key)
+
+    def at(self, address: str) -> Self:
+        """The same crawl, reached at ``host:port`` (``--connect``).
+
+        Raises:
+            ConfigError: it is no address.
+        """
+        return msgspec.structs.replace(self, addresses=(format_address(parse_address(address)),))
 
     def __repr__(self) -> str:
         return f"JoinFile(crawl={self.crawl!r}, addresses={self.addresses!r}, key=…)"
@@ -52,8 +67,38 @@ def new_key() -> str:
     return base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode("ascii")
 
 
+def advertised(bound: Address, host: str = "") -> tuple[str, ...]:
+    """Addresses for the join file of a master that is bound to ``bound``, the best first.
+
+    Args:
+        bound: `crawler.engines.server.Server.address`.
+        host: name or address under which others see this machine (``--advertise``).
+
+    A master on a wildcard address gives this machine's name, and loopback for those on this very machine, where the
+    name may mean nothing. A worker elsewhere that tries that too meets nobody with the certificate.
+
+    Raises:
+        ConfigError: ``host``, or this machine's name, is no host.
+    """
+    local, port = bound
+    loopback = _WILDCARDS.get(local)
+    if not host and loopback:
+        host = socket.gethostname()
+    names = [*([_host(host)] if host else []), loopback or local]
+    return tuple(dict.fromkeys(format_address((name, port)) for name in names))
+
+
 def write_join(path: Path, join: JoinFile) -> None:
     """Write the file so that only its owner can read it, and whole or not at all.
+
+    Raises:
+        DiskError: it can't be written.
+    """
+    write_private(path, msgspec.json.format(msgspec.json.encode(join)) + b"\n")
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, whole or not at all.
 
     Raises:
         DiskError: it can't be written.
@@ -62,7 +107,7 @@ def write_join(path: Path, join: JoinFile) -> None:
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(join)) + b"\n")
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
@@ -84,9 +129,28 @@ def read_join(path: Path) -> JoinFile:
             data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"can't read the join file {path}: {error.strerror}") from error
+    refuse_shared(path, mode)
+    return _parse(path, data)
+
+
+def refuse_shared(path: Path, mode: int) -> None:
+    """Refuse a file with a key in it and a mode that lets others at it.
+
+    Raises:
+        ConfigError: it is so.
+    """
     if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
         raise ConfigError(f"others can read the key in {path}; run: chmod 600 {shlex.quote(str(path))}")
-    return _parse(path, data)
+
+
+def _host(text: str) -> str:
+    """A name or address without brackets; `ConfigError` if it is neither."""
+    host = text.strip("[]")
+    try:
+        return host if _NAME.fullmatch(host) else str(ipaddress.ip_address(host))
+    except ValueError:
+        message = f"{text[:200]!r} is no name or address of a machine; write --advertise HOST, without a port"
+        raise ConfigError(message) from None
 
 
 def _parse(path: Path, data: bytes) -> JoinFile:
@@ -99,6 +163,8 @@ def _parse(path: Path, data: bytes) -> JoinFile:
         if join is not None:
             key = base64.b64decode(join.key, validate=True)
             places = [parse_address(address) for address in join.addresses]
+            if join.cert:
+                ssl.PEM_cert_to_DER_cert(join.cert)
     except (msgspec.MsgspecError, ValueError, RecursionError, ConfigError):
         raise wrong from None  # the cause may quote the key
     if join is None:

@@ -11,6 +11,7 @@ What stands behind it is not a `queue.Queue`, which loses what a killed worker h
 leases. The server is made of threads in the process that owns the frontier; nothing is pickled to start it.
 """
 
+import errno
 from collections.abc import Sequence
 from multiprocessing import managers, process
 from pathlib import Path
@@ -21,6 +22,7 @@ from crawler.engines.calls import RESULTS, TASKS
 from crawler.engines.client import FIRST_WAIT, Link, ResultQueueProxy, TaskQueueProxy
 from crawler.engines.join import read_join
 from crawler.engines.server import Limits, Server
+from crawler.engines.tls import Certificate, server_context
 from crawler.engines.wire import SERIALIZER, Address, format_address, parse_address
 from crawler.errors import ConfigError, CrawlerError
 from crawler.frontier.base import Frontier
@@ -83,12 +85,18 @@ class QueueManager(managers.BaseManager):
         address: host and port of the server.
         authkey: what server and workers share; by default that of this process and its children.
         frontier: what is served; workers leave it out.
+        cert: certificate of the server in PEM, for workers: TLS. Without it the server must be on this machine.
     """
 
     _Server = Server
 
     def __init__(
-        self, address: Address | None = None, authkey: bytes | None = None, *, frontier: Frontier | None = None
+        self,
+        address: Address | None = None,
+        authkey: bytes | None = None,
+        *,
+        frontier: Frontier | None = None,
+        cert: str = "",
     ) -> None:
         place = address or ("127.0.0.1", 0)
         key = bytes(process.current_process().authkey) if authkey is None else authkey
@@ -96,6 +104,7 @@ class QueueManager(managers.BaseManager):
         self._places = [place]
         self._key = key
         self._frontier = frontier
+        self._cert = cert
         self._link: Link | None = None
 
     @classmethod
@@ -107,7 +116,7 @@ class QueueManager(managers.BaseManager):
         """
         join = read_join(Path(path))
         places = [parse_address(address) for address in join.addresses]
-        manager = cls(places[0], join.authkey)
+        manager = cls(places[0], join.authkey, cert=join.cert)
         manager._places = places
         return manager
 
@@ -125,24 +134,30 @@ class QueueManager(managers.BaseManager):
             raise ConfigError(f"{typeid} is served from the crawl's frontier; register it without a callable")
         super().register(typeid, function, proxy, tuple(calls.SIGNATURES[typeid]), create_method=False)
 
-    def get_server(self, *, limits: Limits | None = None) -> Server:
+    def get_server(self, *, limits: Limits | None = None, tls: Certificate | None = None) -> Server:
         """A server of this manager's frontier, bound and ready to `Server.start`.
 
+        Args:
+            limits: what peers may take up.
+            tls: the certificate to serve it with (`crawler.engines.tls.ensure_certificate`); not needed on loopback.
+
         Raises:
-            ConfigError: no frontier, a short key, or an address that can't be had or is not this machine's own.
+            ConfigError: no frontier, a short key, a damaged certificate, an address that can't be had, or that others
+                can reach while there is no certificate.
         """
         place = self._places[0]
         if self._frontier is None:
             raise ConfigError("there is nothing to serve; write QueueManager(address, authkey, frontier=…)")
         if len(self._key) < MIN_KEY_BYTES:
             raise ConfigError(f"the key has {len(self._key)} bytes; take {MIN_KEY_BYTES} random ones at least")
-        if not is_loopback(place[0]):
-            raise ConfigError(f"{format_address(place)} can be reached by others; listen on 127.0.0.1")
+        if tls is None and not is_loopback(place[0]):
+            raise ConfigError(f"{format_address(place)} can be reached by others; serve it with TLS, or on 127.0.0.1")
+        context = None if tls is None else server_context(tls)
         registry = self._registry  # type: ignore[attr-defined]  # typeshed leaves it out
         try:
-            return Server(registry, place, authkey=self._key, frontier=self._frontier, limits=limits)
+            return Server(registry, place, authkey=self._key, frontier=self._frontier, limits=limits, tls=context)
         except OSError as error:
-            raise ConfigError(f"can't listen on {format_address(place)}: {error.strerror or error}") from error
+            raise ConfigError(f"can't listen on {format_address(place)}: {_reason(place, error)}") from error
 
     def start(self, *args: Any, **kwds: Any) -> NoReturn:
         """Refused: a server in another process would serve a frontier that nobody fills.
@@ -157,9 +172,11 @@ class QueueManager(managers.BaseManager):
 
         Raises:
             NetworkError: nobody answers, or somebody else does.
+            TLSError: it has another certificate, or none.
             AccessError: the key was refused.
+            ConfigError: it is on another machine, and there is no certificate to know it by.
         """
-        link = Link(self._places, self._key, wait=wait)
+        link = Link(self._places, self._key, cert=self._cert, wait=wait)
         try:
             link.call(None, "dummy")
         except BaseException:
@@ -190,6 +207,14 @@ class QueueManager(managers.BaseManager):
         if self._link is None:
             raise CrawlerError("not connected; call connect() first")
         return self._link
+
+
+def _reason(place: Address, error: OSError) -> str:
+    """Why an address can't be had, and what to do."""
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "that is not an address of this machine. Try --listen HOST:0 with one that is, or 0.0.0.0:0 for all"
+    why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+    return f"{why}. Try --listen {format_address((place[0], 0))}"
 
 
 QueueManager.register(TASKS)

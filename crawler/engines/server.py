@@ -5,6 +5,7 @@ listed methods: nobody can shut it down, look into it, or create objects in it.
 """
 
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -46,6 +47,7 @@ class Server(managers.Server):
         authkey: what workers must know.
         frontier: what is served.
         limits: what peers may take up.
+        tls: `crawler.engines.tls.server_context`; None: plain TCP.
 
     Raises:
         OSError: the address can't be had.
@@ -67,11 +69,13 @@ class Server(managers.Server):
         authkey: bytes,
         frontier: Frontier,
         limits: Limits | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(registry, address, authkey, wire.SERIALIZER)
         self.stop_event = threading.Event()
         self._frontier = frontier
         self._limits = limits or Limits()
+        self._tls = tls
         self._queues = {name: entry[0](frontier) for name, entry in registry.items()}
         self._strangers: dict[wire.Channel, threading.Thread] = {}
         self._workers: dict[wire.Channel, threading.Thread] = {}
@@ -198,7 +202,7 @@ class Server(managers.Server):
         """Make a worker of a stranger, or raise `AccessError`."""
         conn.allow(self._limits.handshake)
         try:
-            wire.admit(conn, self.authkey)
+            wire.admit(conn, self.authkey, self._tls)
         except (OSError, EOFError) as error:
             raise AccessError(f"no handshake, {error}") from error
         with self.mutex:

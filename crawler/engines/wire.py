@@ -4,6 +4,9 @@ A frame is a 4-byte big-endian length and that many bytes, which is what the sta
 (`multiprocessing.connection.deliver_challenge` and ``answer_challenge``) speaks too. After the handshake each frame
 is one msgpack value. Nothing here, or built on this, ever unpickles.
 
+Without TLS the wire leads to this machine only. Under it (`crawler.engines.tls`) everything that is said here, the
+standard library's handshake too, is said inside.
+
 What may go wrong, and what it means for the connection:
 
 * ``EOFError``: the peer hung up between two frames.
@@ -12,17 +15,20 @@ What may go wrong, and what it means for the connection:
 * `MessageError`: a whole frame came, but it says nothing valid; or a message can't be sent. The stream is intact.
 """
 
+import hmac
 import socket
+import ssl
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from multiprocessing import AuthenticationError, managers
 from multiprocessing.connection import answer_challenge, deliver_challenge
 from typing import Any, TypeVar
 
 import msgspec
 
-from crawler.errors import AccessError, ConfigError, MessageError, NetworkError
+from crawler.errors import AccessError, ConfigError, CrawlerError, MessageError, NetworkError, TLSError
+from crawler.urls import is_loopback
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -44,6 +50,8 @@ ANSWER_LIMIT = 64 * 2**20
 HANDSHAKE_SECONDS = 5.0
 GREETING_SECONDS = 3.0
 CONNECT_SECONDS = 5.0
+#: Seconds in which somebody who is silent in the clear may answer to TLS.
+PROBE_SECONDS = 1.0
 
 _GREETING = b"#CHALLENGE#"
 _HEADER = 4  # bytes
@@ -103,6 +111,7 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._inbox = bytearray()
+        self._is_aborted = False
         self._deadline: float | None = None
         #: Longest frame that is read and sent, in bytes.
         self.reads = self.sends = STRANGER_LIMIT
@@ -111,6 +120,26 @@ class Channel:
         with suppress(OSError):  # a peer that has gone already is found out at the first read
             self.peer = format_address(sock.getpeername()[:2])
             _tune(sock)
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether TLS is spoken."""
+        return isinstance(self._sock, ssl.SSLSocket)
+
+    def secure(self, context: ssl.SSLContext, *, server_side: bool = False) -> None:
+        """Speak TLS from now on; the handshake takes its part of the time allowed.
+
+        Raises:
+            TLSError: the peer's certificate is not the pinned one.
+            OSError, EOFError: the handshake failed; `ssl.SSLError` where the peer said something that is no TLS.
+        """
+        if self._inbox:
+            raise OSError("something was said in the clear already")
+        sock = context.wrap_socket(self._sock, server_side=server_side, do_handshake_on_connect=False)
+        self._sock = sock
+        if self._is_aborted:  # perhaps when the socket was neither the old one nor the new
+            raise EOFError("the connection was closed")
+        self._patiently(sock.do_handshake, False)
 
     def allow(self, seconds: float | None) -> None:
         """Let everything from now on take ``seconds`` together; None: as long as it likes."""
@@ -154,7 +183,7 @@ class Channel:
         self._sock.settimeout(0)
         try:
             self._inbox += self._sock.recv(_READ)
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):
             return not self._inbox
         except OSError:
             return False
@@ -166,8 +195,10 @@ class Channel:
 
     def abort(self) -> None:
         """End the connection from any thread: whoever is blocked in it wakes with an error."""
+        self._is_aborted = True
         with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+            # SSLSocket's own shutdown() takes TLS off first: what another thread is sending would go in the clear
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection; may be called twice."""
@@ -204,7 +235,10 @@ class Listener:
     def __init__(self, address: Address | None = None, backlog: int = 128) -> None:
         host, port = address or ("127.0.0.1", 0)
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        self._sock = socket.create_server((str(place[0]), port), family=family, backlog=max(backlog, 128))
+        is_dual = place[0] == "::" and socket.has_dualstack_ipv6()  # then it stands for all IPv4 addresses too
+        self._sock = socket.create_server(
+            (str(place[0]), port), family=family, backlog=max(backlog, 128), dualstack_ipv6=is_dual
+        )
         self._sock.settimeout(_SLICE)
         #: Where it is bound, with the port that port 0 became.
         self.address: Address = self._sock.getsockname()[:2]
@@ -224,21 +258,34 @@ class Listener:
         self._sock.close()
 
 
-def connect(address: Address, authkey: bytes) -> Channel:
+def connect(address: Address, authkey: bytes, tls: ssl.SSLContext | None = None) -> Channel:
     """A channel to the master at ``address``, both sides having proved that they know the key.
+
+    Args:
+        address: where the master is.
+        authkey: the crawl's key.
+        tls: `crawler.engines.tls.client_context`; None: plain TCP, to this machine only.
 
     Raises:
         AccessError: one of the two keys is wrong.
+        TLSError: the certificate is not the pinned one, or only one of the two sides speaks TLS.
         NetworkError: something else than a master listens there.
         NoGreeting: it may be so, as it says nothing.
+        ConfigError: without TLS, it is another machine.
         OSError, EOFError: nobody listens, or the connection broke; trying again may help.
     """
-    channel = Channel(socket.create_connection(address, timeout=CONNECT_SECONDS))
+    sock = socket.create_connection(address, timeout=CONNECT_SECONDS)
+    channel = Channel(sock)
     try:
+        if tls is None:
+            require_loopback(sock.getpeername()[:2])  # what the name stands for, whatever it sounds like
+        else:
+            _secure(channel, address, tls)
         _expect_greeting(channel, address)
         channel.allow(HANDSHAKE_SECONDS)
-        answer_challenge(channel, authkey)  # type: ignore[arg-type]  # a Channel is all of Connection it uses
-        deliver_challenge(channel, authkey)  # type: ignore[arg-type]
+        secret = _secret(channel, authkey)
+        answer_challenge(channel, secret)  # type: ignore[arg-type]  # a Channel is all of Connection it uses
+        deliver_challenge(channel, secret)  # type: ignore[arg-type]
     except (AuthenticationError, AssertionError, ValueError) as error:
         channel.close()
         where = format_address(address)
@@ -250,19 +297,35 @@ def connect(address: Address, authkey: bytes) -> Channel:
     return channel
 
 
-def admit(channel: Channel, authkey: bytes) -> None:
-    """The master's half of the handshake: the peer proves first that it knows the key.
+def admit(channel: Channel, authkey: bytes, tls: ssl.SSLContext | None = None) -> None:
+    """The master's half of the handshake, TLS included: the peer proves first that it knows the key.
 
     Raises:
         AccessError: it does not.
-        OSError, EOFError: it left, or talked too long.
+        OSError, EOFError: it left, talked too long, or something else than TLS.
     """
+    if tls is not None:
+        channel.secure(tls, server_side=True)
+    secret = _secret(channel, authkey)
     try:
-        deliver_challenge(channel, authkey)  # type: ignore[arg-type]  # as above
-        answer_challenge(channel, authkey)  # type: ignore[arg-type]
+        deliver_challenge(channel, secret)  # type: ignore[arg-type]  # as above
+        answer_challenge(channel, secret)  # type: ignore[arg-type]
     except (AuthenticationError, AssertionError, ValueError) as error:
         raise AccessError("wrong key") from error
     channel.reads, channel.sends = CALL_LIMIT, ANSWER_LIMIT
+
+
+def require_loopback(address: Address) -> None:
+    """Let nobody speak to another machine without TLS: what is in between could read along and pose as the master.
+
+    Raises:
+        ConfigError: ``address`` is another machine's.
+    """
+    if not is_loopback(address[0]):
+        raise ConfigError(
+            f"{format_address(address)} is another machine, and the join file has no certificate;"
+            " start the master with --listen HOST:PORT and copy its join file again"
+        )
 
 
 def format_address(address: Address) -> str:
@@ -287,14 +350,71 @@ def parse_address(text: str, *, lowest_port: int = 1) -> Address:
 
 def _expect_greeting(channel: Channel, address: Address) -> None:
     """See that a master speaks first, before anything derived from the key is said."""
-    stranger = f"something listens on {format_address(address)}, but it is not a crawler harvester"
+    try:
+        is_master = _hears_greeting(channel)
+    except TimeoutError as error:
+        if not channel.is_secure and _speaks_tls(channel):
+            raise TLSError(
+                f"{format_address(address)} speaks TLS, and the join file has no certificate: copy the join file again"
+            ) from error
+        raise NoGreeting(_stranger(address)) from error
+    if not is_master:
+        raise NetworkError(_stranger(address))
+
+
+def _hears_greeting(channel: Channel) -> bool:
+    channel.allow(GREETING_SECONDS)
+    return channel.peek(_HEADER + len(_GREETING))[_HEADER:] == _GREETING
+
+
+def _secure(channel: Channel, address: Address, tls: ssl.SSLContext) -> None:
+    """A worker's TLS handshake, with a name for whatever goes wrong."""
     channel.allow(GREETING_SECONDS)
     try:
-        words = channel.peek(_HEADER + len(_GREETING))
+        channel.secure(tls)
+    except TLSError as error:
+        raise TLSError(f"{format_address(address)}: {error}") from error
     except TimeoutError as error:
-        raise NoGreeting(stranger) from error
-    if words[_HEADER:] != _GREETING:
-        raise NetworkError(stranger)
+        raise NoGreeting(_stranger(address)) from error
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError):  # it hung up, as a master that stops does
+        raise
+    except ssl.SSLError as error:
+        raise _recognize(address) from error
+
+
+def _recognize(address: Address) -> CrawlerError:
+    """Who it is that does not speak TLS as a master does; nothing is said to find out."""
+    with (
+        suppress(OSError, EOFError),
+        closing(Channel(socket.create_connection(address, timeout=CONNECT_SECONDS))) as probe,
+    ):
+        if _hears_greeting(probe):
+            where = format_address(address)
+            return TLSError(f"{where} speaks no TLS, and the join file has a certificate: copy the join file again")
+    return NetworkError(_stranger(address))
+
+
+def _speaks_tls(channel: Channel) -> bool:
+    """Whether somebody who is silent in the clear answers to TLS; nothing else is said to find out."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # nobody is trusted: the connection ends here
+    channel.allow(PROBE_SECONDS)
+    try:
+        channel.secure(context)
+    except (OSError, EOFError):
+        return False
+    return True
+
+
+def _secret(channel: Channel, authkey: bytes) -> bytes:
+    """What both sides prove to know: under TLS another secret than in the clear, so that no relay can use answers of
+    the one in the other."""
+    return hmac.digest(authkey, b"crawler queue under TLS", "sha256") if channel.is_secure else authkey
+
+
+def _stranger(address: Address) -> str:
+    return f"something listens on {format_address(address)}, but it is not a crawler harvester"
 
 
 def _tune(sock: socket.socket) -> None:

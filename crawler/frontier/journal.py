@@ -1,7 +1,8 @@
 """``leases.log``: who holds what, so that a restarted master does not hand it out at once to somebody else.
 
 One JSON line for each turn that was leased and each that came to an end, written without a sync: it survives the death
-of the process, and after a power cut, where its tail may be missing, requests are merely delivered again.
+of the process, and after a power cut, where its tail may be missing, requests are merely delivered again. For the same
+reason nothing here raises: what can't be written or read is a warning, and the disk's trouble is the ledger's to tell.
 """
 
 import logging
@@ -12,26 +13,26 @@ from typing import IO
 import msgspec
 from msgspec import Struct
 
-from crawler.errors import DiskError
-
 _log = logging.getLogger(__name__)
 
 #: Bytes after which the file is written anew with what is still open.
 _COMPACT_AT = 16 * 2**20
 
 
-class LeasedTurn(Struct, frozen=True, kw_only=True, tag="lease"):
-    """A turn on loan: its worker, host, open rows, and for how many seconds it was last granted."""
+class LeasedTurn(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="lease"):
+    """A turn on loan, as it stands now: its worker, host, open rows, and for how many seconds it was last granted."""
 
     turn: str
     worker: str
     host: str
     rows: tuple[int, ...]
     seconds: float
+    #: Whether its host is free again, and only verdicts are still to come.
+    is_ended: bool = False
 
 
-class Settled(Struct, frozen=True, kw_only=True, tag="off"):
-    """Rows that are no longer on loan, and turns that have ended."""
+class Settled(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="off"):
+    """Rows that are no longer on loan, and turns that are over."""
 
     rows: tuple[int, ...] = ()
     turns: tuple[str, ...] = ()
@@ -43,7 +44,8 @@ class Lost(Struct, frozen=True, kw_only=True, tag="lost"):
     rows: dict[int, int]
 
 
-_DECODER = msgspec.json.Decoder(LeasedTurn | Settled | Lost)
+Note = LeasedTurn | Settled | Lost
+_DECODER = msgspec.json.Decoder(Note)
 
 
 class Journal:
@@ -53,23 +55,25 @@ class Journal:
         self._path = path
         self._file: IO[bytes] | None = None
         self._size = 0
+        #: Whether something is missing in the file, or its last line is torn.
+        self._is_broken = False
 
     def replay(self) -> tuple[list[LeasedTurn], dict[int, int]]:
         """The turns that were open when the file was last written to, and the losses of each row."""
         turns: dict[str, LeasedTurn] = {}
         holder: dict[int, str] = {}
         losses: dict[int, int] = {}
-        for entry in self._read():
-            if isinstance(entry, LeasedTurn):
-                turns[entry.turn] = entry
-                holder |= dict.fromkeys(entry.rows, entry.turn)
-            elif isinstance(entry, Lost):
-                losses |= entry.rows
+        for note in self._read():
+            if isinstance(note, LeasedTurn):
+                turns[note.turn] = note
+                holder |= dict.fromkeys(note.rows, note.turn)
+            elif isinstance(note, Lost):
+                losses |= note.rows
             else:
-                for row in entry.rows:
+                for row in note.rows:
                     holder.pop(row, None)
                     losses.pop(row, None)
-                for name in entry.turns:
+                for name in note.turns:
                     turns.pop(name, None)
         open_turns = [
             msgspec.structs.replace(turn, rows=tuple(row for row in turn.rows if holder.get(row) == turn.turn))
@@ -77,48 +81,61 @@ class Journal:
         ]
         return open_turns, losses
 
-    def write(self, *entries: LeasedTurn | Settled | Lost) -> None:
-        """Append entries."""
-        if self._path is None or not entries:
+    def write(self, *notes: Note) -> None:
+        """Append notes."""
+        if self._path is None:
             return
-        data = b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
+        data = _lines(notes)
         try:
             if self._file is None:
                 self._file = self._path.open("ab", buffering=0)
-            self._file.write(data)
+            self._is_broken |= self._file.write(data) != len(data)
         except OSError as error:
-            raise DiskError(f"cannot write {self._path}: {error.strerror}; make room, then run it again") from error
+            self._warn(error)
         self._size += len(data)
 
     @property
-    def wants_compaction(self) -> bool:
-        return self._size > _COMPACT_AT
+    def wants_restart(self) -> bool:
+        """Whether the file is too long, or no longer true."""
+        return self._is_broken or self._size > _COMPACT_AT
 
     def restart(self, turns: Iterable[LeasedTurn], losses: dict[int, int]) -> None:
         """Begin the file anew with what is open."""
         self.close()
-        self._size = 0
         if self._path is None:
             return
-        entries: list[LeasedTurn | Lost] = [*turns, *([Lost(rows=losses)] if losses else [])]
         fresh = self._path.with_suffix(".new")
         try:
-            fresh.write_bytes(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
+            fresh.write_bytes(_lines([*turns, *([Lost(rows=losses)] if losses else [])]))
             fresh.replace(self._path)
         except OSError as error:
-            raise DiskError(f"cannot write {self._path}: {error.strerror}; make room, then run it again") from error
+            self._warn(error)
+        else:
+            self._size, self._is_broken = 0, False
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def _read(self) -> Iterable[LeasedTurn | Settled | Lost]:
+    def _warn(self, error: OSError) -> None:
+        if not self._is_broken:
+            _log.warning("cannot write %s: %s", self._path, error.strerror)
+        self._is_broken = True
+
+    def _read(self) -> Iterable[Note]:
         if self._path is None or not self._path.exists():
             return
-        with self._path.open("rb") as lines:
-            for line in lines:
-                try:
-                    yield _DECODER.decode(line)
-                except msgspec.DecodeError:
-                    _log.warning("%s: a torn line is left out", self._path)
+        try:
+            with self._path.open("rb") as lines:
+                for line in lines:
+                    try:
+                        yield _DECODER.decode(line)
+                    except (msgspec.DecodeError, UnicodeDecodeError):
+                        _log.warning("%s: a torn line is left out", self._path)
+        except OSError as error:
+            _log.warning("cannot read %s: %s", self._path, error.strerror)
+
+
+def _lines(notes: Iterable[Note]) -> bytes:
+    return b"".join(msgspec.json.encode(note) + b"\n" for note in notes)

@@ -1,22 +1,26 @@
 """What one outcome means: its verdict, what it writes to the ledger, and what memory does about it afterwards."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 
 import msgspec
 
 from crawler.frontier import politeness
-from crawler.frontier.ledger import WAITING, Entry, Ledger
+from crawler.frontier.hosts import Origin
+from crawler.frontier.ledger import WAITING, Entry, Ledger, is_sound, place_of
 from crawler.frontier.politeness import Policy
-from crawler.frontier.schedule import Origin, Schedule
+from crawler.frontier.schedule import Schedule
 from crawler.frontier.tally import Tally
-from crawler.model import ImageRecord, Outcome, Request, RobotsRules, Verdict, describe
+from crawler.model import REASONS, ImageRecord, Outcome, Request, RobotsRules, Verdict, describe
 from crawler.urls import origin
 
 #: Redirects that are gone along with, whatever a worker says.
 _MAX_HOPS = 20
 #: What holds for an origin whose robots.txt could not be had, for an hour.
 _UNREACHABLE = RobotsRules(reachable=False, lifetime=3_600.0)
+
+_HTTP_REASON = re.compile(r"http-[1-5][0-9][0-9]")
 
 #: Something to be done in memory once the ledger has committed.
 Effect = Callable[[], None]
@@ -29,6 +33,11 @@ def first_verdict(entry: Entry | None, outcome: Outcome, *, is_held: bool, is_ju
     if is_judged or entry.state != WAITING:
         return "duplicate"
     return "accepted" if is_held or outcome.status == "done" else "stale"
+
+
+def anew(request: Request) -> Request:
+    """The request as it was before any redirect."""
+    return msgspec.structs.replace(request, target="", hops=0)
 
 
 class Judge:
@@ -63,8 +72,6 @@ class Judge:
     def apply(self, entry: Entry, outcome: Outcome, worker: str, now: float) -> list[Effect]:
         """Write one outcome to the ledger; returns what memory has to do about it after the commit."""
         effects = self._lessons(entry, outcome, now)
-        if outcome.rejected:
-            effects.append(self._tally.count_bad_lines(outcome.rejected))
         if outcome.status == "done":
             effects += self.finish(entry, outcome.reason, outcome, worker, now)
         elif outcome.status == "released":
@@ -78,9 +85,14 @@ class Judge:
     def _lessons(self, entry: Entry, outcome: Outcome, now: float) -> list[Effect]:
         """What the outcome teaches about its host."""
         host = self._place(entry.request).host
-        if outcome.overloaded or outcome.host_wait is not None:
-            return [partial(self._schedule.learn_overload, host, now, outcome.host_wait, self._dice())]
-        return [partial(self._schedule.learn_latency, host, outcome.latency)] if outcome.latency > 0 else []
+        if not outcome.overloaded and outcome.host_wait is None:
+            return [partial(self._schedule.learn_latency, host, outcome.latency)] if outcome.latency > 0 else []
+        # Complaints that arrive while nobody visits are about the visits of before, and count as one.
+        level = max(1, host.overloads + (host.blocked_until <= now))
+        wait = outcome.host_wait
+        seconds = politeness.overload_delay(level, self._dice()) if wait is None else min(wait, politeness.MAX_WAIT)
+        self._ledger.save_wait(host.key, self._wall() + seconds)
+        return [partial(self._schedule.learn_overload, host, level, now + seconds)]
 
     def _retry(self, entry: Entry, outcome: Outcome, worker: str, now: float) -> list[Effect]:
         """Once more, after a while; or the end, where that was the last attempt."""
@@ -90,59 +102,71 @@ class Judge:
         delay = outcome.retry_in
         if delay is None:  # a busy host is left alone as a whole; then the request needs no wait of its own
             delay = 0.0 if outcome.overloaded else politeness.retry_delay(attempts, self._dice())
+        delay = min(delay, politeness.MAX_WAIT)
         self._ledger.requeue(entry.row, entry.request, attempts, not_before=self._wall() + delay, reason=outcome.reason)
         place, request = self._place(entry.request), entry.request
         return [partial(self._schedule.defer, place, request.kind, entry.row, request.priority, now + delay)]
 
     def _move(self, entry: Entry, outcome: Outcome, worker: str, now: float) -> list[Effect]:
         """The request goes on elsewhere; of what the worker says, only the place is taken over."""
-        new = outcome.successor
-        stuck = new is not None and entry.request.kind == "list" and new.offset <= entry.request.offset
-        if new is None or new.hops > _MAX_HOPS or stuck:
+        new, old = outcome.successor, entry.request
+        if new is None or (old.kind == "list" and new.offset <= old.offset):
+            return self.finish(entry, "internal", outcome, worker, now)
+        if old.kind == "list":
+            request = msgspec.structs.replace(old, offset=new.offset)
+        else:
+            request = msgspec.structs.replace(old, target=new.target, hops=max(new.hops, old.hops + 1))
+        if request.hops > _MAX_HOPS:
             return self.finish(entry, "redirect-limit", outcome, worker, now)
-        request = msgspec.structs.replace(entry.request, target=new.target, hops=new.hops, offset=new.offset)
+        if not is_sound(request):
+            return self.finish(entry, "bad-url", outcome, worker, now)
         self._ledger.requeue(entry.row, request, entry.attempts)
         return [partial(self.queue, entry._replace(request=request), returned=True)]
 
     def finish(self, entry: Entry, reason: str, outcome: Outcome, worker: str, now: float) -> list[Effect]:
-        """The final state of a request, in the ledger now and in memory after the commit."""
+        """The final state of a request, in the ledger now and in memory after the commit.
+
+        With no worker's name it is the frontier's own decision, and no attempt.
+        """
         record, effects = None, []
+        if reason and reason not in REASONS and not _HTTP_REASON.fullmatch(reason):
+            reason = "internal"
         if entry.request.kind == "image":
             record = self._record(entry, reason, outcome.record, worker)
             reason = record.reason
             self._ledger.record(entry.row, record)
         elif entry.request.kind == "robots":
             rules, place = outcome.robots or _UNREACHABLE, self._schedule.origin(origin(entry.request.url))
-            self._ledger.save_rules(place.name, rules, self._wall() + rules.lifetime)
-            effects.append(partial(self._schedule.set_rules, place, rules, now + rules.lifetime))
+            lifetime = politeness.rules_lifetime(rules.lifetime)
+            self._ledger.save_rules(place.name, rules, self._wall() + lifetime)
+            effects.append(partial(self._schedule.set_rules, place, rules, now + lifetime))
         self._ledger.settle(entry.row, reason)
         return [*effects, partial(self._tally.settle, entry.request, reason, record)]
 
     def _record(self, entry: Entry, reason: str, record: ImageRecord | None, worker: str) -> ImageRecord:
         """The manifest row: what the worker measured, under what the frontier itself knows of the request."""
+        request = entry.request
         if record is None or (not reason and not record.sha256):
-            record, reason = record or describe(entry.request), reason or "internal"
+            record, reason = record or describe(request), reason or "internal"
         first = self._ledger.first_copy(record.sha256, record.store, record.path) if not reason else None
         store, path = first or (record.store, record.path)
-        known = describe(entry.request)
         return msgspec.structs.replace(
             record,
-            url=known.url,
-            page_url=known.page_url,
-            source=known.source,
-            alt=known.alt,
-            title=known.title,
-            caption=known.caption,
-            depth=known.depth,
+            url=request.url,
+            page_url=request.referrer,
+            source=request.source,
+            alt=request.alt,
+            title=request.title,
+            caption=request.caption,
+            depth=request.depth,
             status="failed" if reason else "duplicate" if first else "success",
             reason=reason,
             store=store,
             path=path,
-            attempts=entry.attempts + 1,
+            attempts=entry.attempts + bool(worker),
             worker=worker,
             fetched_at=record.fetched_at or self._wall(),
         )
 
     def _place(self, request: Request) -> Origin:
-        """The origin in whose queue a request stands; lists have none."""
-        return self._schedule.origin("" if request.kind == "list" else origin(request.location))
+        return self._schedule.origin(place_of(request))

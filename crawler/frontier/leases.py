@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
+from math import inf
 
+from crawler.frontier.hosts import Host
 from crawler.frontier.journal import Journal, LeasedTurn, Lost, Settled
 from crawler.frontier.ledger import Entry
-from crawler.frontier.schedule import Host
 from crawler.model import Kind
 
 
@@ -29,7 +30,8 @@ class OpenTurn:
     #: Clock time at which it is lost, and the seconds that were asked for last.
     until: float
     seconds: float
-    ended: bool = False
+    #: Whether its host is free again, and only verdicts are still to come.
+    is_ended: bool = False
 
 
 class Leases:
@@ -46,7 +48,7 @@ class Leases:
         self.turns: dict[str, OpenTurn] = {}
         #: Row → the turn in which it is on loan.
         self.holder: dict[int, OpenTurn] = {}
-        #: Row → deliveries that ended without a verdict.
+        #: Row → deliveries that ended without a verdict, for rows that wait or are on loan again.
         self.losses: dict[int, int] = {}
         self._kinds: Counter[Kind] = Counter()
 
@@ -58,8 +60,8 @@ class Leases:
 
     def resume(self, note: LeasedTurn, host: Host, entries: dict[int, Entry], now: float) -> None:
         """A turn that was on loan when an earlier master died: its worker has one more lease time."""
-        turn = OpenTurn(note.turn, note.worker, host, entries, len(note.rows), now + note.seconds, note.seconds)
-        self._add(turn)
+        until = now + note.seconds
+        self._add(OpenTurn(note.turn, note.worker, host, entries, len(note.rows), until, note.seconds, note.is_ended))
 
     def _add(self, turn: OpenTurn) -> OpenTurn:
         self.turns[turn.id] = turn
@@ -96,40 +98,53 @@ class Leases:
         for row in rows:
             self._drop(row)
             self.losses.pop(row, None)
-        self._journal.write(Settled(rows=tuple(rows)))
-        for turn in [turn for turn in self.turns.values() if turn.ended and not turn.entries]:
-            self._forget(turn)
+        self._forget(rows)
 
-    def lose(self, turn: OpenTurn) -> list[Entry]:
-        """A turn's worker is gone; returns its rows, last first, each charged with a loss.
+    def charge(self, turn: OpenTurn, row: int) -> int:
+        """Losses of a row if its turn is lost now.
 
         Only a row that was alone in its turn is surely to blame. One that was lost among others is marked, and its
         next delivery is one by itself.
         """
-        entries = list(reversed(turn.entries.values()))
+        before = self.losses.get(row, 0)
+        return before + 1 if turn.size == 1 else max(before, 1)
+
+    def lose(self, turn: OpenTurn) -> list[Entry]:
+        """A turn's worker is gone; returns its rows, each charged with a loss."""
+        entries = list(turn.entries.values())
+        charges = {entry.row: self.charge(turn, entry.row) for entry in entries}
+        self.losses |= charges
         for entry in entries:
             self._drop(entry.row)
-            before = self.losses.get(entry.row, 0)
-            self.losses[entry.row] = before + 1 if turn.size == 1 else max(before, 1)
-        self._journal.write(Lost(rows={entry.row: self.losses[entry.row] for entry in entries}))
+        if charges:
+            self._journal.write(Lost(rows=charges))
         return entries
 
-    def end(self, turn: OpenTurn) -> None:
-        """The turn is over; it is forgotten once all its rows have their verdicts."""
-        turn.ended = True
-        if not turn.entries:
-            self._forget(turn)
+    def end(self, turns: Iterable[OpenTurn]) -> None:
+        """The hosts of these turns are free again; each is forgotten once all its rows have their verdicts."""
+        for turn in turns:
+            turn.is_ended = True
+            if turn.entries:
+                self._journal.write(_note(turn))
+        self._forget()
 
     def close(self) -> None:
         """Leave a journal of just what is open."""
-        self._journal.restart((_note(turn) for turn in self.turns.values()), self.losses)
+        self._restart()
         self._journal.close()
 
-    def _forget(self, turn: OpenTurn) -> None:
-        del self.turns[turn.id]
-        self._journal.write(Settled(turns=(turn.id,)))
-        if self._journal.wants_compaction:
-            self._journal.restart((_note(turn) for turn in self.turns.values()), self.losses)
+    def _forget(self, rows: Collection[int] = ()) -> None:
+        """Note that rows are no longer on loan, and let go of the turns that are over."""
+        over = [turn.id for turn in self.turns.values() if turn.is_ended and not turn.entries]
+        for name in over:
+            del self.turns[name]
+        if rows or over:
+            self._journal.write(Settled(rows=tuple(rows), turns=tuple(over)))
+        if self._journal.wants_restart:
+            self._restart()
+
+    def _restart(self) -> None:
+        self._journal.restart((_note(turn) for turn in self.turns.values()), self.losses)
 
     def _drop(self, row: int) -> None:
         turn = self.holder.pop(row, None)
@@ -143,10 +158,15 @@ class Leases:
 
 def _note(turn: OpenTurn) -> LeasedTurn:
     return LeasedTurn(
-        turn=turn.id, worker=turn.worker, host=turn.host.key, rows=tuple(turn.entries), seconds=turn.seconds
+        turn=turn.id,
+        worker=turn.worker,
+        host=turn.host.key,
+        rows=tuple(turn.entries),
+        seconds=turn.seconds,
+        is_ended=turn.is_ended,
     )
 
 
 def soonest_loss(turns: Iterable[OpenTurn]) -> float:
     """Clock time at which the first of these turns is lost."""
-    return min((turn.until for turn in turns), default=float("inf"))
+    return min((turn.until for turn in turns), default=inf)

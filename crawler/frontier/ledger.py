@@ -5,10 +5,13 @@ found by a keyed 64-bit hash of its kind and URL; the key is made with the file,
 ten million URLs meet by chance with probability 3e-6. Not thread-safe: the frontier that owns it holds the lock.
 """
 
+import logging
+import re
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,27 +20,40 @@ import msgspec
 
 from crawler.errors import DiskError
 from crawler.model import ImageRecord, Kind, Request, RobotsRules
-from crawler.urls import origin
+from crawler.urls import MAX_URL_LENGTH, origin
+
+_log = logging.getLogger(__name__)
 
 #: Version of the tables.
 SCHEMA = 1
+#: Marks a file as ours ("imgc"), so that nobody's other database is taken for a crawl.
+_APPLICATION = 0x696D6763
 
 WAITING, DONE, FAILED = 0, 1, 2
 _KINDS: tuple[Kind, ...] = ("page", "image", "robots", "list")
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS origin (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rules BLOB, rules_until REAL NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS request (
-    id INTEGER PRIMARY KEY, hash INTEGER NOT NULL UNIQUE, kind INTEGER NOT NULL, origin INTEGER NOT NULL,
-    priority INTEGER NOT NULL, seed INTEGER NOT NULL, state INTEGER NOT NULL, attempts INTEGER NOT NULL,
-    not_before REAL NOT NULL, reason TEXT NOT NULL, data BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS record (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, request INTEGER NOT NULL UNIQUE, status TEXT NOT NULL,
-    reason TEXT NOT NULL, bytes INTEGER NOT NULL, data BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS copy (sha256 TEXT PRIMARY KEY, store TEXT NOT NULL, path TEXT NOT NULL) WITHOUT ROWID;
-"""
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "busy_timeout=5000",
+    "cache_size=-32768",  # KiB: the hashes of a batch lie all over their index
+    "wal_autocheckpoint=8000",  # pages, 32 MB: what is written again and again goes into the file once
+    "journal_size_limit=67108864",
+)
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS origin ("
+    " id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rules BLOB, rules_until REAL NOT NULL DEFAULT 0)",
+    "CREATE TABLE IF NOT EXISTS host (name TEXT PRIMARY KEY, blocked_until REAL NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS request ("
+    " id INTEGER PRIMARY KEY, hash INTEGER NOT NULL UNIQUE, kind INTEGER NOT NULL, origin INTEGER NOT NULL,"
+    " priority INTEGER NOT NULL, seed INTEGER NOT NULL, state INTEGER NOT NULL, attempts INTEGER NOT NULL,"
+    " not_before REAL NOT NULL, reason TEXT NOT NULL, data BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS record ("
+    " seq INTEGER PRIMARY KEY AUTOINCREMENT, request INTEGER NOT NULL UNIQUE, status TEXT NOT NULL,"
+    " reason TEXT NOT NULL, bytes INTEGER NOT NULL, data BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS copy (sha256 TEXT PRIMARY KEY, store TEXT NOT NULL, path TEXT NOT NULL) WITHOUT ROWID",
+)
 
 
 class Entry(NamedTuple):
@@ -71,29 +87,43 @@ class Ledger:
     def __init__(self, path: Path | None) -> None:
         """Open or make the file; None keeps everything in memory."""
         self._where = str(path) if path else ":memory:"
+        #: The last row, and the numbers of origins; those of them that a transaction has added.
+        self._last = 0
+        self._origins: dict[str, int] = {}
+        self._new_origins: list[str] = []
         with _disk_errors(self._where):
             self._db = sqlite3.connect(self._where, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA busy_timeout=5000")
-            self._db.execute("PRAGMA journal_size_limit=67108864")
-            self._db.executescript(_TABLES)
-        self._reload()
-        with self.transaction():
-            self.secret = self._made_once("secret", secrets.token_bytes(32))
-            schema = int(self._made_once("schema", str(SCHEMA).encode()))
-        if schema != SCHEMA:
-            self.close()
-            raise DiskError(f"{self._where} was written by another release (tables {schema}, this one has {SCHEMA})")
+        try:
+            self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
 
-    def _reload(self) -> None:
-        """Read what is kept in memory of the tables: the last row, and the origins' numbers."""
+    def _prepare(self) -> None:
+        """See whose file it is before anything is written to it, then make what is missing."""
+        if self._number("SELECT COUNT(*) FROM sqlite_master"):
+            self._refuse_others()
+        for pragma in _PRAGMAS:
+            self._rows(f"PRAGMA {pragma}")
+        with self.transaction():
+            for statement in (f"PRAGMA application_id={_APPLICATION}", *_TABLES):
+                self._db.execute(statement)
+            self.secret = self._made_once("secret", secrets.token_bytes(32))
+            self._made_once("schema", str(SCHEMA).encode())
         self._last = self._number("SELECT COALESCE(MAX(id), 0) FROM request")
-        self._origins: dict[str, int] = dict(self._db.execute("SELECT name, id FROM origin"))
+        self._origins = dict(self._rows("SELECT name, id FROM origin"))
+
+    def _refuse_others(self) -> None:
+        if self._number("PRAGMA application_id") != _APPLICATION:
+            raise DiskError(f"{self._where} is a database of another program; choose another directory with -o")
+        schema = int(self.get_meta("schema") or b"0")
+        if schema != SCHEMA:
+            raise DiskError(f"{self._where} was written by another release (tables {schema}, this one has {SCHEMA})")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All changes within are made durable together, or none of them is made."""
+        last, self._new_origins = self._last, []
         with _disk_errors(self._where):
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -102,7 +132,9 @@ class Ledger:
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-                self._reload()
+                self._last = last
+                for name in self._new_origins:
+                    del self._origins[name]
                 raise
 
     def close(self) -> None:
@@ -112,12 +144,15 @@ class Ledger:
     # requests -----------------------------------------------------------------------------------------------------
 
     def add(self, requests: Iterable[Request]) -> list[Entry]:
-        """Insert those not yet known; returns them."""
-        wanted = {self._hash(request): request for request in requests}
-        for known in self._select(
-            "SELECT hash FROM request WHERE hash IN (SELECT value FROM json_each(?))", list(wanted)
-        ):
-            wanted.pop(known[0], None)
+        """Insert those not yet known; returns them. What is no URL is left out."""
+        wanted: dict[int, Request] = {}
+        for request in requests:
+            if is_sound(request):
+                wanted.setdefault(self._hash(request), request)
+            else:
+                _log.warning("action=leave-out kind=%s url=%r", request.kind, request.location[:200])
+        for known in self._rows(_SELECT_HASHES, _json(list(wanted))):
+            del wanted[known[0]]
         entries, rows = [], []
         for hashed, request in wanted.items():
             self._last += 1
@@ -128,13 +163,12 @@ class Ledger:
 
     def find(self, request: Request) -> Entry | None:
         """The entry of that kind and URL."""
-        raw = self._db.execute(_SELECT_BY_HASH, (self._hash(request),)).fetchone()
-        return _entry(raw) if raw else None
+        found = self._rows(_SELECT_BY_HASH, self._hash(request))
+        return _entry(found[0]) if found else None
 
     def get(self, rows: Sequence[int]) -> dict[int, Entry]:
         """The entries of those rows."""
-        found = self._select(_SELECT_BY_ROW, list(rows))
-        return {raw[0]: _entry(raw) for raw in found}
+        return {raw[0]: _entry(raw) for raw in self._rows(_SELECT_BY_ROW, _json(list(rows)))}
 
     def settle(self, row: int, reason: str) -> None:
         """A request's final state: done, or failed with a reason."""
@@ -154,8 +188,9 @@ class Ledger:
         """Every waiting request, in the order of discovery."""
         names = {number: name for name, number in self._origins.items()}
         query = "SELECT id, kind, origin, priority, not_before FROM request WHERE state = ? ORDER BY id"
-        for row, kind, origin_id, priority, not_before in self._db.execute(query, (WAITING,)):
-            yield Waiting(row, _KINDS[kind], names[origin_id], priority, not_before)
+        with _disk_errors(self._where):
+            for row, kind, origin_id, priority, not_before in self._db.execute(query, (WAITING,)):
+                yield Waiting(row, _KINDS[kind], names[origin_id], priority, not_before)
 
     # records ------------------------------------------------------------------------------------------------------
 
@@ -164,21 +199,20 @@ class Ledger:
         query = "INSERT OR IGNORE INTO copy VALUES (?,?,?)"
         if self._db.execute(query, (sha256, store, path)).rowcount:
             return None
-        first: tuple[str, str] = self._db.execute("SELECT store, path FROM copy WHERE sha256 = ?", (sha256,)).fetchone()
-        return first
+        [(first_store, first_path)] = self._rows("SELECT store, path FROM copy WHERE sha256 = ?", sha256)
+        return first_store, first_path
 
     def record(self, row: int, record: ImageRecord) -> None:
-        """Write the manifest row of a request, in place of any that it had."""
-        self._db.execute("DELETE FROM record WHERE request = ?", (row,))
+        """Write the manifest row of a request, under a new number, in place of any that it had."""
         self._db.execute(
-            "INSERT INTO record (request, status, reason, bytes, data) VALUES (?,?,?,?,?)",
+            "INSERT OR REPLACE INTO record (request, status, reason, bytes, data) VALUES (?,?,?,?,?)",
             (row, record.status, record.reason, record.bytes, msgspec.json.encode(record)),
         )
 
     def records(self, after: int, limit: int) -> tuple[tuple[int, ImageRecord], ...]:
         """See `crawler.frontier.base.Frontier.records`."""
         query = "SELECT seq, data FROM record WHERE seq > ? ORDER BY seq LIMIT ?"
-        return tuple((seq, _RECORD.decode(data)) for seq, data in self._db.execute(query, (after, limit)))
+        return tuple((seq, _RECORD.decode(data)) for seq, data in self._rows(query, after, limit))
 
     # rules, counts, meta ------------------------------------------------------------------------------------------
 
@@ -189,15 +223,31 @@ class Ledger:
             "UPDATE origin SET rules = ?, rules_until = ? WHERE id = ?", (msgspec.json.encode(rules), until, origin_id)
         )
 
+    def origins(self) -> Collection[str]:
+        """The names of all origins that ever had a request."""
+        return self._origins.keys()
+
     def rules(self) -> Iterator[tuple[str, RobotsRules, float]]:
         """Origin, rules and their end in seconds since the epoch, for all that are known."""
-        for name, data, until in self._db.execute("SELECT name, rules, rules_until FROM origin WHERE rules NOTNULL"):
+        for name, data, until in self._rows("SELECT name, rules, rules_until FROM origin WHERE rules NOTNULL"):
             yield name, _RULES.decode(data), until
+
+    def save_wait(self, host: str, until: float) -> None:
+        """A host asked to be left alone until that time, seconds since the epoch; the longest such wait holds."""
+        self._db.execute(
+            "INSERT INTO host VALUES (?,?)"
+            " ON CONFLICT (name) DO UPDATE SET blocked_until = MAX(blocked_until, excluded.blocked_until)",
+            (host, until),
+        )
+
+    def waits(self) -> Iterator[tuple[str, float]]:
+        """Host and end of its wait, for all that ever asked for one."""
+        yield from self._rows("SELECT name, blocked_until FROM host")
 
     def census(self) -> Iterator[tuple[Kind, bool, int, str, int]]:
         """Requests by kind, being a seed, state and reason: their number."""
         query = "SELECT kind, seed, state, reason, COUNT(*) FROM request GROUP BY kind, seed, state, reason"
-        for kind, seed, state, reason, number in self._db.execute(query):
+        for kind, seed, state, reason, number in self._rows(query):
             yield _KINDS[kind], bool(seed), state, reason, number
 
     def duplicates(self) -> int:
@@ -210,8 +260,8 @@ class Ledger:
 
     def get_meta(self, name: str) -> bytes | None:
         """A value kept under a name."""
-        found = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return bytes(found[0]) if found else None
+        found = self._rows("SELECT value FROM meta WHERE name = ?", name)
+        return bytes(found[0][0]) if found else None
 
     def set_meta(self, name: str, value: bytes) -> None:
         """Keep a value under a name."""
@@ -226,10 +276,11 @@ class Ledger:
         return found or value
 
     def _number(self, query: str) -> int:
-        return int(self._db.execute(query).fetchone()[0])
+        return int(self._rows(query)[0][0])
 
-    def _select(self, query: str, numbers: list[int]) -> list[tuple[Any, ...]]:
-        return self._db.execute(query, (msgspec.json.encode(numbers).decode(),)).fetchall()
+    def _rows(self, query: str, *values: str | int) -> list[tuple[Any, ...]]:
+        with _disk_errors(self._where):
+            return self._db.execute(query, values).fetchall()
 
     def _hash(self, request: Request) -> int:
         digest = blake2b(f"{request.kind} {request.url}".encode(), key=self.secret, digest_size=8).digest()
@@ -237,24 +288,59 @@ class Ledger:
 
     def _columns(self, request: Request) -> tuple[int, int, int, bool]:
         """Kind, origin, priority, and whether it is a seed."""
-        name = "" if request.kind == "list" else origin(request.location)
         seed = request.kind == "page" and request.depth == 0
-        return _KINDS.index(request.kind), self._origin_id(name), request.priority, seed
+        return _KINDS.index(request.kind), self._origin_id(place_of(request)), request.priority, seed
 
     def _origin_id(self, name: str) -> int:
         number = self._origins.get(name)
         if number is None:
             number = self._db.execute("INSERT INTO origin (name) VALUES (?)", (name,)).lastrowid or 0
             self._origins[name] = number
+            self._new_origins.append(name)
         return number
 
 
+def is_sound(request: Request) -> bool:
+    """Whether its URLs can be visited, and remembered: the wire and this file take nothing else back."""
+    if len(request.url) > MAX_URL_LENGTH or not _CANONICAL.fullmatch(request.url):
+        return False
+    try:
+        place_of(request)
+    except ValueError:
+        return False
+    return True
+
+
+def place_of(request: Request) -> str:
+    """Name of the origin in whose queue a request stands; lists, which nobody is asked for, have none.
+
+    Raises:
+        ValueError: it is no http(s) URL.
+    """
+    return "" if request.kind == "list" else _origin("/".join(request.location.split("/", 3)[:3]))
+
+
+@lru_cache(maxsize=4_096)  # a crawl asks for the same few again and again, and parsing is dear
+def _origin(beginning: str) -> str:
+    name = origin(beginning)
+    if not name.startswith(("http://", "https://")):
+        raise ValueError(f"not an http(s) URL: {beginning[:200]!r}")
+    return name
+
+
+#: What every canonical URL is made of.
+_CANONICAL = re.compile(r"[!-;=?-~]+")
+_SELECT_HASHES = "SELECT hash FROM request WHERE hash IN (SELECT value FROM json_each(?))"
 _SELECT_BY_HASH = "SELECT id, data, state, attempts, reason FROM request WHERE hash = ?"
 _SELECT_BY_ROW = "SELECT id, data, state, attempts, reason FROM request WHERE id IN (SELECT value FROM json_each(?))"
 _REQUEST = msgspec.json.Decoder(Request)
 _RECORD = msgspec.json.Decoder(ImageRecord)
 _RULES = msgspec.json.Decoder(RobotsRules)
 _encode = msgspec.json.Encoder().encode
+
+
+def _json(numbers: list[int]) -> str:
+    return msgspec.json.encode(numbers).decode()
 
 
 def _entry(raw: tuple[Any, ...]) -> Entry:

@@ -19,8 +19,14 @@ MAX_ADAPTIVE_GAP = 60.0
 TURN_SECONDS = 10.0
 #: A slow host is asked at most every so many times the seconds it needs for an answer.
 LATENCY_FACTOR = 2.0
-#: Longest that a host's Retry-After or our back-off keeps us away, seconds.
-MAX_HOST_WAIT = 86_400.0
+#: Longest that a host's Retry-After, or one retry, keeps us away, seconds.
+MAX_WAIT = 86_400.0
+#: Bounds of the time for which robots.txt is believed, seconds (RFC 9309 §2.4: a day at most).
+MIN_RULES_LIFETIME, MAX_RULES_LIFETIME = 60.0, 86_400.0
+#: Part of its gap for which a host's next turn of the same kind lets turns of another kind go first.
+COURTESY = 0.25
+#: Longest back-off, seconds.
+_MAX_BACKOFF = 300.0
 
 #: Reasons that are tried once more only: each attempt may cost a whole time-out.
 _SLOW_REASONS = frozenset({"timeout", "too-slow"})
@@ -68,7 +74,7 @@ def turns(policy: Policy, host: str, gap: float) -> int:
 def turn_size(waiting: int, *, asked: int, gap: float, latency: float, free_turns: int) -> int:
     """Requests in the next turn of a host with ``waiting`` ones: ten seconds' worth, and a fair share at the end."""
     pace = max(gap, latency)
-    worth = max(1, int(TURN_SECONDS / pace)) if pace > 0 else asked
+    worth = int(min(asked, TURN_SECONDS / pace)) if pace > 0 else asked
     share = -(-waiting // max(1, free_turns))
     return max(1, min(asked, worth, share))
 
@@ -80,9 +86,24 @@ def attempts_allowed(policy: Policy, reason: str) -> int:
 
 def retry_delay(attempts: int, draw: float) -> float:
     """Seconds until a request is tried again after ``attempts`` failures: up to 0.5, 1, 2, 4, …, with full jitter."""
-    return float(draw * min(300.0, 2.0 ** (attempts - 2)))
+    return draw * min(_MAX_BACKOFF, _power_of_two(attempts - 2))
 
 
 def overload_delay(level: int, draw: float) -> float:
     """Seconds that an overloaded host is left alone at its ``level``-th complaint in a row: 1 to 2 times 2, 4, 8, …"""
-    return float(min(300.0, 2.0 ** max(1, level)) * (1.0 + draw))
+    return (1.0 + draw) * min(_MAX_BACKOFF, _power_of_two(max(1, level)))
+
+
+def smooth(latency: float, seconds: float) -> float:
+    """Seconds per answer, after one more that took ``seconds``, of which no more count than can change the gap."""
+    seconds = min(seconds, MAX_ADAPTIVE_GAP)
+    return seconds if latency == 0 else 0.8 * latency + 0.2 * seconds
+
+
+def rules_lifetime(seconds: float) -> float:
+    """Seconds for which robots.txt is believed that asks to be believed for ``seconds``."""
+    return min(max(seconds, MIN_RULES_LIFETIME), MAX_RULES_LIFETIME)
+
+
+def _power_of_two(exponent: int) -> float:
+    return float(2.0 ** min(exponent, 30))

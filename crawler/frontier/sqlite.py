@@ -13,15 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from crawler.errors import AccessError
+from crawler.errors import AccessError, DiskError
 from crawler.frontier.base import PROTOCOL
 from crawler.frontier.journal import Journal
-from crawler.frontier.judge import Effect, Judge, first_verdict
+from crawler.frontier.judge import Effect, Judge, anew, first_verdict
 from crawler.frontier.leases import Leases, OpenTurn, soonest_loss
 from crawler.frontier.ledger import DONE, FAILED, WAITING, Entry, Ledger
-from crawler.frontier.politeness import Policy
+from crawler.frontier.politeness import MAX_WAIT, Policy
+from crawler.frontier.roll import Roll
 from crawler.frontier.schedule import Schedule, Share
 from crawler.frontier.tally import Tally
 from crawler.model import (
@@ -35,9 +34,7 @@ from crawler.model import (
     Request,
     Turn,
     Verdict,
-    WorkerStats,
 )
-from crawler.urls import origin
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +42,10 @@ _log = logging.getLogger(__name__)
 _LONGEST_NAP = 1.0
 #: Kinds in the order in which one call for work is served.
 _SERVED: tuple[Kind, ...] = ("robots", "list", "page", "image")
+#: Kinds that a worker's outcome may bring: no list from the master's disk.
+_FOUND: tuple[Kind, ...] = ("page", "image")
+#: A budget that never runs out.
+_UNBOUNDED = 2**31
 
 
 class SqliteFrontier:
@@ -79,12 +80,8 @@ class SqliteFrontier:
         journal = Journal(path.with_name("leases.log") if path else None)
         self._leases = Leases(journal, self._ledger.secret)
         self._judge = Judge(self._policy, self._ledger, self._schedule, self._tally, wall=wall, dice=dice)
-        #: Worker → clock time of its last call, and requests it has settled.
-        self._seen: dict[str, float] = {}
-        self._settled: dict[str, int] = {}
-        #: Workers whose last call for work was answered with the end.
-        self._told: set[str] = set()
-        self._draining = False
+        self._roll = Roll()
+        self._draining = self._closed = False
         self._restore(journal)
 
     # the eight methods --------------------------------------------------------------------------------------------
@@ -110,16 +107,13 @@ class SqliteFrontier:
     def lease(self, worker: str, kinds: Sequence[Kind], limit: int, seconds: float, wait: float) -> Grant:
         with self._changed:
             deadline = self._clock() + wait
-            self._told.discard(worker)
             while True:
                 now = self._note(worker)
-                self._expire(now)
-                turns = [] if self._draining else self._grant(worker, kinds, limit, seconds)
+                turns = self._grant(worker, kinds, limit, seconds)
                 state = "work" if turns else self._state(now, at_end=self._fail_parked)
                 next_at = self._next_event(kinds, now)
-                if state in ("draining", "drained"):
-                    self._told.add(worker)
                 if state != "wait" or now >= deadline:
+                    self._roll.answered(worker, state)
                     return Grant(turns=tuple(turns), state=state, retry_in=max(0.0, next_at - now))
                 self._changed.wait(min(deadline - now, max(0.001, next_at - now)))
 
@@ -140,9 +134,8 @@ class SqliteFrontier:
         with self._changed:
             now = self._note(worker)
             verdicts = self._settle(worker, outcomes, now) if outcomes else ()
-            for turn in [self._leases.turns.get(name) for name in ended_turns]:
-                if turn is not None and turn.worker == worker:
-                    self._end(turn, now)
+            known = [turn for name in dict.fromkeys(ended_turns) if (turn := self._leases.turns.get(name))]
+            self._end([turn for turn in known if turn.worker == worker], now)
             self._changed.notify_all()
         return verdicts
 
@@ -180,15 +173,16 @@ class SqliteFrontier:
                 limiting_host=alone.key if alone else "",
                 limiting_gap=self._schedule.gap(alone) if alone else 0.0,
                 bad_lines=tally.bad_lines,
-                workers=tuple(self._worker_stats(now)),
+                workers=self._roll.stats(self._leases, now),
             )
 
     def close(self) -> None:
         with self._changed:
-            self._draining = True
-            self._leases.close()
-            self._ledger.close()
-            self._changed.notify_all()
+            if not self._closed:
+                self._draining = self._closed = True
+                self._leases.close()
+                self._ledger.close()
+                self._changed.notify_all()
 
     # for the master only ------------------------------------------------------------------------------------------
 
@@ -201,58 +195,57 @@ class SqliteFrontier:
     # leasing ------------------------------------------------------------------------------------------------------
 
     def _grant(self, worker: str, kinds: Sequence[Kind], limit: int, seconds: float) -> list[Turn]:
+        """Turns for a worker. All that the disk may refuse is done before anything is lent."""
         now = self._clock()
-        turns: list[Turn] = []
+        if not self._closed:
+            self._expire(now)
+        if self._draining:
+            return []
+        self._want_rules()
+        shares: list[Share] = []
         for kind in _SERVED:
             room = min(limit, self._budget(kind)) if kind in kinds else 0
-            for share in self._schedule.take(kind, room, now):
-                opened = self._lend(worker, share, seconds, now)
-                turns += opened
-                limit -= sum(len(turn.leases) for turn in opened)
-        if self._schedule.unruled:
-            self._want_rules()
-        return turns
+            taken = self._schedule.take(kind, room, now)
+            limit -= sum(len(share.rows) for share in taken)
+            shares += taken
+        if not shares:
+            return []
+        try:
+            found = self._ledger.get([row for share in shares for row in share.rows])
+        except DiskError:
+            for share in shares:
+                self._schedule.undo(share)
+            raise
+        turns = (self._lend(worker, share, found, seconds, now) for share in shares)
+        return [turn for turn in turns if turn is not None]
 
-    def _lend(self, worker: str, share: Share, seconds: float, now: float) -> list[Turn]:
-        """The share as a turn of the worker; none where all of it turned out to be settled already."""
-        found = self._ledger.get(share.rows)
+    def _lend(self, worker: str, share: Share, found: dict[int, Entry], seconds: float, now: float) -> Turn | None:
+        """The share as a turn of the worker; None where all of it turned out to be settled already."""
         entries = {row: found[row] for row in share.rows if self._is_free(found.get(row))}
         suspect = next((row for row in entries if row in self._leases.losses), None)
         if suspect is not None:
             # What was lost before is tried alone, so that its neighbours are not lost with it again.
-            for row in reversed([row for row in entries if row != suspect]):
+            for row in [row for row in entries if row != suspect]:
                 self._judge.queue(entries.pop(row), returned=True)
         if not entries:
             self._schedule.cancel(share.host)
-            return []
+            return None
         turn = self._leases.open(worker, share.host, entries, seconds=seconds, now=now)
+        losses = self._leases.losses
         leases = tuple(
-            Lease(
-                request=entry.request,
-                token=self._leases.token(row, turn),
-                deliveries=self._leases.losses.get(row, 0) + 1,
-            )
+            Lease(request=entry.request, token=self._leases.token(row, turn), deliveries=losses.get(row, 0) + 1)
             for row, entry in entries.items()
         )
-        rules = self._rules(leases) if share.kind in ("page", "image") else {}
-        return [Turn(id=turn.id, host=share.host.key, gap=share.gap, robots=rules, leases=leases)]
+        return Turn(id=turn.id, host=share.host.key, gap=share.gap, robots=self._schedule.rules(share), leases=leases)
 
     def _is_free(self, entry: Entry | None) -> bool:
         return entry is not None and entry.state == WAITING and entry.row not in self._leases.holder
 
-    def _rules(self, leases: Iterable[Lease]) -> dict[str, str]:
-        """Origin → robots text, for the origins of these leases that have one."""
-        if not self._policy.robots:
-            return {}
-        names = {origin(lease.request.location) for lease in leases}
-        known = ((name, self._schedule.origin(name).rules) for name in names)
-        return {name: rules.text for name, rules in known if rules and rules.text}
-
     def _budget(self, kind: Kind) -> int:
         """Requests of a kind that may still be handed out; at most 0: none."""
         images, pages = self._policy.max_images, self._policy.max_pages
-        room = 2**31
-        if images is not None and kind in ("image", "page"):
+        room = _UNBOUNDED
+        if images is not None:
             left = images - self._tally.saved()
             room = left - self._leases.leased("image") if kind == "image" or left <= 0 else room
         if pages is not None and kind == "page":
@@ -261,18 +254,20 @@ class SqliteFrontier:
         return room
 
     def _want_rules(self) -> None:
-        """Put a request for robots.txt in front of every origin whose rules are not known."""
+        """Put a request for robots.txt in front of every origin whose rules are wanted."""
+        if not self._schedule.unruled:
+            return
         wanted = [Request(url=f"{place.name}/robots.txt", kind="robots") for place in self._schedule.unruled]
-        self._schedule.unruled.clear()
         with self._ledger.transaction():
             entries = self._ledger.add(wanted)
             settled = [entry for entry in map(self._ledger.find, wanted) if entry and entry.state != WAITING]
-            for entry in settled:
-                self._ledger.requeue(entry.row, _anew(entry.request), attempts=0)
+            again = [Entry(entry.row, anew(entry.request), WAITING, 0, "") for entry in settled]
+            for entry in again:
+                self._ledger.requeue(entry.row, entry.request, attempts=0)
+        self._schedule.unruled.clear()
         for entry in settled:
             self._tally.reopen(entry)
-            entries.append(Entry(entry.row, _anew(entry.request), WAITING, 0, ""))
-        self._enlist(entries)
+        self._enlist(entries + again)
 
     def _state(self, now: float, *, at_end: Callable[[Sequence[Kind], float], None] | None = None) -> GrantState:
         """What there is to do for anybody, leasing apart; ``at_end`` is called where only parked requests are left."""
@@ -290,10 +285,11 @@ class SqliteFrontier:
 
     def _fail_parked(self, kinds: Sequence[Kind], now: float) -> None:
         """The crawl is over but for what it can't wait for: that ends as failed, and may be retried one day."""
-        reasons = dict(self._schedule.parked(kinds, now + self._policy.patience))
+        reasons = self._schedule.parked(kinds, now + self._policy.patience)
         if reasons:
             entries = [entry for entry in self._ledger.get(list(reasons)).values() if entry.state == WAITING]
-            self._finish_all([(entry, reasons[entry.row] or entry.reason) for entry in entries])
+            self._finish_all([(entry, reasons[entry.row] or entry.reason or "internal") for entry in entries])
+            self._schedule.drop(reasons)
 
     def _next_event(self, kinds: Sequence[Kind], now: float) -> float:
         ahead = self._schedule.next_ready([kind for kind in kinds if self._budget(kind) > 0], now)
@@ -308,19 +304,19 @@ class SqliteFrontier:
 
     def _lose(self, turn: OpenTurn, now: float) -> None:
         """A turn's worker is gone: host and rows are free again, and rows lost too often end as poison."""
-        entries = self._leases.lose(turn)
-        poison = [entry for entry in entries if self._leases.losses[entry.row] >= self._policy.max_losses]
-        for entry in entries:
-            if entry not in poison:
-                self._judge.queue(entry, returned=True)
-        self._end(turn, now)
+        charges = {row: self._leases.charge(turn, row) for row in turn.entries}
+        poison = [entry for row, entry in turn.entries.items() if charges[row] >= self._policy.max_losses]
         self._finish_all([(entry, "poison") for entry in poison])
         self._leases.let_go([entry.row for entry in poison])
+        for entry in self._leases.lose(turn):
+            self._judge.queue(entry, returned=True)
+        self._end([turn], now)
 
-    def _end(self, turn: OpenTurn, now: float) -> None:
-        if not turn.ended:
-            self._schedule.release(turn.host, now)
-        self._leases.end(turn)
+    def _end(self, turns: Sequence[OpenTurn], now: float) -> None:
+        for turn in turns:
+            if not turn.is_ended:
+                self._schedule.release(turn.host, now)
+        self._leases.end(turns)
 
     def _finish_all(self, endings: Sequence[tuple[Entry, str]]) -> None:
         """Fail requests for reasons of the frontier's own."""
@@ -347,36 +343,47 @@ class SqliteFrontier:
             if entry is not None and verdict == "accepted":
                 judged[row] = (entry, outcome)
             verdicts.append(verdict)
+        found = [new for _, outcome in judged.values() for new in outcome.discovered if new.kind in _FOUND]
+        rejected = sum(max(0, outcome.rejected) for _, outcome in judged.values())
         effects: list[Effect] = []
         with self._ledger.transaction():
-            added = self._ledger.add([new for _, outcome in judged.values() for new in outcome.discovered])
+            added = self._ledger.add(found)
             for entry, outcome in judged.values():
                 effects += self._judge.apply(entry, outcome, worker, now)
+            effects += [self._tally.count_bad_lines(rejected)] if rejected else []
         self._leases.let_go(judged)
         for effect in effects:
             effect()
         self._enlist(added)
-        self._settled[worker] = self._settled.get(worker, 0) + len(judged)
+        self._roll.credit(worker, len(judged))
         return tuple(verdicts)
 
     # memory -------------------------------------------------------------------------------------------------------
 
     def _restore(self, journal: Journal) -> None:
-        """Take up where an earlier life of this crawl stopped."""
+        """Take up where an earlier life of this crawl stopped. The wall clock may have been set meanwhile."""
         now, wall = self._clock(), self._wall()
         for name, rules, until in self._ledger.rules():
-            self._schedule.set_rules(self._schedule.origin(name), rules, now + until - wall)
+            self._schedule.set_rules(self._schedule.origin(name), rules, now + min(until - wall, rules.lifetime))
+        for name in self._ledger.origins():
+            self._schedule.rest(self._schedule.origin(name).host, now)
+        for key, until in self._ledger.waits():
+            self._schedule.host(key).blocked_until = now + min(until - wall, MAX_WAIT)
         turns, self._leases.losses = journal.replay()
-        held: set[int] = set()
         for note in turns:
             entries = {row: e for row, e in self._ledger.get(note.rows).items() if e.state == WAITING}
-            self._leases.resume(note, self._schedule.reserve(note.host), entries, now)
-            held |= entries.keys()
+            host = self._schedule.host(note.host)
+            self._leases.resume(note, host, entries, now)
+            if not note.is_ended:
+                self._schedule.reserve(host)
         for waiting in self._ledger.waiting():
-            place = self._schedule.origin(waiting.origin)
-            if waiting.row not in held:
-                at = now + waiting.not_before - wall if waiting.not_before else now
-                self._schedule.restore(place, waiting.kind, waiting.row, waiting.priority, at, now)
+            if waiting.row not in self._leases.holder:
+                place = self._schedule.origin(waiting.origin)
+                at = now + min(waiting.not_before - wall, MAX_WAIT)
+                if at > now:
+                    self._schedule.defer(place, waiting.kind, waiting.row, waiting.priority, at)
+                else:
+                    self._schedule.add(place, waiting.kind, waiting.row, waiting.priority)
         self._leases.close()
 
     def _enlist(self, entries: Iterable[Entry]) -> None:
@@ -388,20 +395,6 @@ class SqliteFrontier:
 
     def _note(self, worker: str) -> float:
         """The time now, at which this worker was heard of."""
-        self._seen[worker] = now = self._clock()
+        now = self._clock()
+        self._roll.heard(worker, now)
         return now
-
-    def _worker_stats(self, now: float) -> Iterable[WorkerStats]:
-        for name, seen in self._seen.items():
-            leases = sum(len(turn.entries) for turn in self._leases.of(name))
-            yield WorkerStats(
-                name=name,
-                leases=leases,
-                settled=self._settled.get(name, 0),
-                silent=max(0.0, now - seen),
-                is_told=name in self._told and not leases,
-            )
-
-
-def _anew(request: Request) -> Request:
-    return msgspec.structs.replace(request, target="", hops=0)

@@ -1,5 +1,6 @@
 """A served queue on loopback, and the join data that open it."""
 
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from crawler.engines.join import JoinFile, new_key
 from crawler.engines.manager import QueueManager
 from crawler.engines.server import Limits, Server
-from crawler.engines.wire import Address, format_address
+from crawler.engines.tls import Certificate, client_context, ensure_certificate, server_context
+from crawler.engines.wire import Address, Channel, format_address
 from tests.engines.fake_frontier import FakeFrontier
 
 #: Makes and starts a server for a frontier; every one is stopped at the end of the test.
@@ -16,17 +18,42 @@ Serve = Callable[..., Server]
 KEY = new_key()
 
 
-def join_for(address: Address, key: str = KEY) -> JoinFile:
-    return JoinFile(crawl="test", addresses=(format_address(address),), key=key)
+def join_for(address: Address, key: str = KEY, cert: str = "") -> JoinFile:
+    return JoinFile(crawl="test", addresses=(format_address(address),), key=key, cert=cert)
+
+
+def secure(master: Channel, worker: Channel, certificate: Certificate) -> None:
+    """Put TLS on both ends of a connection."""
+    context = server_context(certificate)
+    shaker = threading.Thread(target=master.secure, args=(context,), kwargs={"server_side": True})
+    shaker.start()
+    worker.secure(client_context(certificate.pem))
+    shaker.join()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return ensure_certificate(tmp_path_factory.mktemp("master"))
+
+
+@pytest.fixture(params=["plain", "tls"])
+def cert(request: pytest.FixtureRequest, certificate: Certificate) -> Certificate | None:
+    """The test runs without TLS and with it."""
+    return certificate if request.param == "tls" else None
 
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     servers: list[Server] = []
 
-    def start(frontier: FakeFrontier, address: Address | None = None, **limits: float) -> Server:
+    def start(
+        frontier: FakeFrontier, address: Address | None = None, *, tls: Certificate | None = None, **limits: float
+    ) -> Server:
         key = join_for(("127.0.0.1", 1)).authkey
-        server = QueueManager(address, key, frontier=frontier).get_server(limits=Limits(**limits))  # type: ignore[arg-type]
+        server = QueueManager(address, key, frontier=frontier).get_server(
+            limits=Limits(**limits),  # type: ignore[arg-type]
+            tls=tls,
+        )
         server.start()
         servers.append(server)
         return server

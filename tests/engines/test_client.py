@@ -1,5 +1,8 @@
+import errno
 import multiprocessing
+import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -9,19 +12,22 @@ from pathlib import Path
 import pytest
 
 from crawler.engines import wire
-from crawler.engines.client import RemoteFrontier
+from crawler.engines.calls import TASKS
+from crawler.engines.client import Link, RemoteFrontier
 from crawler.engines.join import new_key, read_join, write_join
+from crawler.engines.tls import Certificate
 from crawler.errors import AccessError, CrawlerError, MessageError, NetworkError
 from crawler.frontier.base import PROTOCOL, Frontier
 from crawler.model import FrontierStats, Grant, ImageRecord, Outcome, Request, RobotsRules
-from tests.engines.conftest import KEY, Serve, join_for
+from tests.engines.conftest import Serve, join_for
 from tests.engines.evil import evil_pickle
 from tests.engines.fake_frontier import FakeFrontier
 
 
 @pytest.fixture
-def remote(serve: Serve, frontier: FakeFrontier) -> Iterator[RemoteFrontier]:
-    remote = RemoteFrontier(join_for(serve(frontier).address), wait=5, wait_after_loss=5)
+def remote(serve: Serve, frontier: FakeFrontier, cert: Certificate | None) -> Iterator[RemoteFrontier]:
+    join = join_for(serve(frontier, tls=cert).address, cert=cert.pem if cert else "")
+    remote = RemoteFrontier(join, wait=5, wait_after_loss=5)
     yield remote
     remote.close()
 
@@ -150,6 +156,7 @@ def test_a_master_that_was_met_before_may_be_out_of_breath(
         mute.bind(first.address)
         mute.listen()
         monkeypatch.setattr(wire, "GREETING_SECONDS", 0.3)
+        monkeypatch.setattr(wire, "PROBE_SECONDS", 0.1)
         assert remote.stats().waiting == 5
         remote.close()
 
@@ -225,6 +232,7 @@ def test_a_pickle_as_an_answer_executes_nothing(tmp_path: Path) -> None:
 
 def test_something_else_at_the_port_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "GREETING_SECONDS", 0.1)
+    monkeypatch.setattr(wire, "PROBE_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(NetworkError, match="not a crawler harvester"):
         RemoteFrontier(join_for(mute.getsockname())).stats()
 
@@ -295,12 +303,35 @@ def test_a_closed_frontier_says_so(remote: RemoteFrontier) -> None:
         remote.stats()
 
 
-def test_the_second_address_is_tried(serve: Serve, frontier: FakeFrontier, free_port: wire.Address) -> None:
-    join = join_for(serve(frontier).address)
-    addresses = (wire.format_address(free_port), *join.addresses)
-    remote = RemoteFrontier(type(join)(crawl="test", addresses=addresses, key=KEY))
-    assert remote.stats().waiting == 5
-    remote.close()
+def test_the_first_address_that_works_is_taken_and_remembered(
+    serve: Serve, frontier: FakeFrontier, free_port: wire.Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialed: list[wire.Address] = []
+    connect = wire.connect
+
+    def watched(address: wire.Address, authkey: bytes, tls: ssl.SSLContext | None) -> wire.Channel:
+        dialed.append(address)
+        return connect(address, authkey, tls)
+
+    monkeypatch.setattr(wire, "connect", watched)
+    server = serve(frontier)
+    link = Link([free_port, server.address], join_for(server.address).authkey)
+    link.call(TASKS, "stats")
+    server.stop()
+    serve(frontier, server.address)
+    link.call(TASKS, "stats")
+    link.close()
+    assert dialed == [free_port, server.address, server.address]
+
+
+@pytest.mark.parametrize("number", [errno.EHOSTUNREACH, errno.ENETUNREACH])
+def test_a_machine_to_which_there_is_no_way_is_said_so(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def fail(*_: object, **__: object) -> socket.socket:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(socket, "create_connection", fail)
+    with pytest.raises(NetworkError, match=rf"{os.strerror(number)}; check the network .* --connect HOST:PORT"):
+        RemoteFrontier(join_for(("127.0.0.1", 5000)), wait=0.1).stats()
 
 
 def _complete_everything(path: Path) -> None:

@@ -1,11 +1,12 @@
 import json
 import os
+import socket
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from crawler.engines.join import JoinFile, new_key, read_join, write_join
+from crawler.engines.join import JoinFile, advertised, new_key, read_join, write_join
 from crawler.errors import ConfigError, DiskError
 
 JOIN = JoinFile(crawl="cats", addresses=("127.0.0.1:5000", "[::1]:5000"), key=new_key())
@@ -43,6 +44,36 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> No
         read_join(path)
 
 
+def test_another_address_changes_nothing_else() -> None:
+    assert JOIN.at("[::1]:7") == msgspec.structs.replace(JOIN, addresses=("[::1]:7",))
+    with pytest.raises(ConfigError, match="HOST:PORT"):
+        JOIN.at("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("bound", "host", "addresses"),
+    [
+        (("127.0.0.1", 5), "", ("127.0.0.1:5",)),
+        (("127.0.0.1", 5), "127.0.0.1", ("127.0.0.1:5",)),
+        (("10.0.0.1", 5), "cats.test", ("cats.test:5", "10.0.0.1:5")),
+        (("0.0.0.0", 5), "", ("box:5", "127.0.0.1:5")),
+        (("0.0.0.0", 5), "10.0.0.1", ("10.0.0.1:5", "127.0.0.1:5")),
+        (("::", 5), "[fd00::1]", ("[fd00::1]:5", "[::1]:5")),
+    ],
+)
+def test_the_address_that_others_reach_comes_first(
+    monkeypatch: pytest.MonkeyPatch, bound: tuple[str, int], host: str, addresses: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "box")
+    assert advertised(bound, host) == addresses
+
+
+@pytest.mark.parametrize("host", ["box:5000", "two words", "ü.test", "[", "10.0.0.1/8", "a\n"])
+def test_what_is_no_host_is_not_advertised(host: str) -> None:
+    with pytest.raises(ConfigError, match="--advertise HOST"):
+        advertised(("0.0.0.0", 5), host)
+
+
 def _broken(**fields: object) -> str:
     return json.dumps(json.loads(msgspec.json.encode(JOIN)) | fields)
 
@@ -55,6 +86,7 @@ def _broken(**fields: object) -> str:
         ('{"v": 1}', "not a join file"),
         (_broken(key="c2hvcnQ="), "not a join file"),
         (_broken(key="!" * 44), "not a join file"),
+        (_broken(cert="no certificate"), "not a join file"),
         (_broken(addresses=[]), "not a join file"),
         (_broken(addresses=["nowhere"]), "not a join file"),
         (_broken(crawl="x" * 70_000), "not a join file"),

@@ -349,10 +349,31 @@ def test_what_can_not_be_served_is_refused_in_one_line(serve: Serve, frontier: F
         (QueueManager(None, b"crawler", frontier=frontier), "random"),
         (QueueManager(("0.0.0.0", 0), AUTHKEY, frontier=frontier), "reached by others"),
         (QueueManager(("", 0), AUTHKEY, frontier=frontier), "reached by others"),
-        (QueueManager(busy, AUTHKEY, frontier=frontier), "can't listen on 127.0.0.1"),
+        (QueueManager(busy, AUTHKEY, frontier=frontier), r"can't listen on 127.0.0.1.*in use.*Try --listen 127.*:0"),
     ]:
         with pytest.raises(ConfigError, match=complaint):
             unserved.get_server()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "complaint"),
+    [
+        (
+            OSError(errno.EADDRNOTAVAIL, "no"),
+            "127.0.0.1:80: that is not an address of this machine. Try --listen HOST:0",
+        ),
+        (OSError(errno.EACCES, "Permission denied"), "127.0.0.1:80: Permission denied. Try --listen 127.0.0.1:0"),
+    ],
+)
+def test_an_address_that_can_not_be_had_is_named_with_a_way_out(
+    frontier: FakeFrontier, monkeypatch: pytest.MonkeyPatch, trouble: OSError, complaint: str
+) -> None:
+    def fail(*_: object, **__: object) -> socket.socket:
+        raise trouble
+
+    monkeypatch.setattr(socket, "create_server", fail)
+    with pytest.raises(ConfigError, match=complaint):
+        QueueManager(("127.0.0.1", 80), AUTHKEY, frontier=frontier).get_server()
 
 
 def test_a_server_in_another_process_is_refused(frontier: FakeFrontier) -> None:

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.engines import calls, wire
+from crawler.engines.tls import Certificate
 from crawler.engines.wire import Channel, FrameTooLarge, Listener
 from crawler.errors import ConfigError, MessageError, NetworkError
+from tests.engines.conftest import secure
 from tests.engines.evil import evil_pickle
 
 PLAIN = msgspec.msgpack.Decoder(Any)
@@ -32,12 +34,15 @@ def ends() -> Iterator[tuple[Channel, socket.socket]]:
 
 
 @pytest.fixture
-def pair(ends: tuple[Channel, socket.socket]) -> tuple[Channel, Channel]:
+def pair(ends: tuple[Channel, socket.socket], cert: Certificate | None) -> Iterator[tuple[Channel, Channel]]:
     left, right = ends[0], Channel(ends[1])
     right.allow(5)
+    if cert is not None:
+        secure(left, right, cert)
     for channel in (left, right):
         channel.reads = channel.sends = wire.CALL_LIMIT
-    return left, right
+    yield left, right
+    right.close()
 
 
 def test_it_is_a_serializer_of_multiprocessing_managers() -> None:
@@ -127,6 +132,11 @@ def test_a_channel_is_quiet_until_something_comes(pair: tuple[Channel, Channel])
     pair[0].peek(1)
     assert not pair[0].is_quiet()
     assert pair[0].recv() == "unasked"
+    assert pair[0].is_quiet()
+    pair[1].close()
+    with pytest.raises(EOFError):
+        pair[0].peek(1)
+    assert not pair[0].is_quiet()
 
 
 @pytest.mark.parametrize("level", [b"\x91", b"\x81\x01", b"\x81\xa1a"])
@@ -171,6 +181,7 @@ def _answer(frame: bytes) -> Any:
 
 def test_a_port_that_says_nothing_is_no_master(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "GREETING_SECONDS", 0.1)
+    monkeypatch.setattr(wire, "PROBE_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(wire.NoGreeting, match="not a crawler"):
         wire.connect(mute.getsockname(), b"k" * 32)
 

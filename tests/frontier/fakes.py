@@ -1,10 +1,21 @@
 """A clock that stands still until it is told to go on, and shorthands for frontier tests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from crawler.frontier.base import Frontier
+from crawler.frontier.politeness import Policy
+from crawler.frontier.sqlite import SqliteFrontier
 from crawler.model import Grant, ImageRecord, Kind, Outcome, Request, RobotsRules, describe
+
+#: Makes a frontier of a policy; ``settings`` go to `hello`.
+Make = Callable[..., Frontier]
+
+#: Opens a file as a frontier, with a policy.
+Open = Callable[..., SqliteFrontier]
+
+#: No gap, and four turns at a time.
+OPEN = Policy(robots=False, delay=0.0, per_host=4, patience=60.0)
 
 
 class FakeClock:
@@ -76,3 +87,16 @@ def work_off(frontier: Frontier, *kinds: Kind, worker: str = "w1", limit: int = 
     grant = lease(frontier, *kinds, worker=worker, limit=limit)
     frontier.complete(worker, done(grant), turn_ids(grant))
     return urls(grant)
+
+
+def retry(grant: Grant, reason: str = "connect", **fields: Any) -> list[Outcome]:
+    """A failed attempt for every lease of a grant."""
+    return [Outcome(status="retry", token=token, reason=reason, **fields) for token in tokens(grant)]
+
+
+def learn(frontier: Frontier, rules: RobotsRules | None = None) -> None:
+    """Have all robots.txt that are wanted fetched, each with these rules."""
+    lease(frontier, "page", "image", limit=1_000)
+    while (grant := lease(frontier, "robots")).turns:
+        outcomes = [Outcome(status="done", token=token, robots=rules or RobotsRules()) for token in tokens(grant)]
+        frontier.complete("w1", outcomes, turn_ids(grant))

@@ -1,57 +1,29 @@
-"""The promises of `crawler.frontier.base`, held by every implementation."""
+"""What every implementation promises of requests, leases and verdicts (see `crawler.frontier.base`)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from crawler.errors import AccessError
-from crawler.frontier.base import PROTOCOL, Frontier
+from crawler.frontier.base import PROTOCOL
 from crawler.frontier.politeness import Policy
-from crawler.frontier.sqlite import SqliteFrontier
-from crawler.model import Outcome, Request, RobotsRules
-from tests.frontier.fakes import FakeClock, done, image, images, lease, page, saved, tokens, turn_ids, urls, work_off
-
-#: Makes a frontier of a policy; ``settings`` go to `hello`.
-Make = Callable[..., Frontier]
-
-OPEN = Policy(robots=False, delay=0.0, per_host=4, patience=60.0)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture(params=["file", "memory", "manager"])
-def make(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Make]:
-    with ExitStack() as stack:
-
-        def build(policy: Policy = OPEN, **settings: Any) -> Frontier:
-            path = None if request.param == "memory" else tmp_path / "frontier.sqlite"
-            frontier = SqliteFrontier(path, policy, settings=settings, clock=clock, wall=clock, dice=lambda: 0.5)
-            stack.callback(frontier.close)
-            return _through_the_manager(frontier, stack) if request.param == "manager" else frontier
-
-        yield build
-
-
-class ManagedFrontier:
-    """What a worker sees through the manager, with the master's own `put`."""
-
-    def __init__(self, local: Frontier, remote: Frontier) -> None:
-        self.put = local.put
-        self.hello, self.lease, self.extend = remote.hello, remote.lease, remote.extend
-        self.complete, self.records, self.stats = remote.complete, remote.records, remote.stats
-        self.close = remote.close
-
-
-def _through_the_manager(frontier: Frontier, stack: ExitStack) -> Frontier:
-    from tests.engines.served import served
-
-    return ManagedFrontier(frontier, stack.enter_context(served(frontier)))
+from crawler.model import Outcome, Request
+from tests.frontier.fakes import (
+    FakeClock,
+    Make,
+    done,
+    image,
+    images,
+    lease,
+    page,
+    retry,
+    saved,
+    tokens,
+    turn_ids,
+    urls,
+    work_off,
+)
 
 
 def test_a_request_is_remembered_once(make: Make) -> None:
@@ -59,6 +31,13 @@ def test_a_request_is_remembered_once(make: Make) -> None:
     assert frontier.put([image(), image(), page()]) == 2
     assert frontier.put([image()]) == 0
     assert frontier.stats().discovered == 1
+
+
+def test_the_first_finder_is_remembered(make: Make) -> None:
+    frontier = make()
+    frontier.put([image(alt="a cat"), image(alt="no cat")])
+    frontier.put([image(alt="a dog")])
+    assert lease(frontier).turns[0].leases[0].request.alt == "a cat"
 
 
 def test_one_url_may_be_a_page_and_an_image(make: Make) -> None:
@@ -309,134 +288,6 @@ def test_a_list_goes_on_at_its_offset_and_keeps_the_crawl_open(make: Make) -> No
     assert (leased.request.offset, leased.request.entries, frontier.stats().bad_lines) == (100, "image", 3)
 
 
-def test_robots_come_before_anything_else_of_an_origin(make: Make) -> None:
-    frontier = make(Policy(delay=0.0))
-    frontier.put([image(), page()])
-    assert work_off(frontier) == []  # finds that the rules are unknown
-    assert work_off(frontier, "image", "page") == []
-    assert work_off(frontier) == ["http://a.example/robots.txt"]
-    assert set(work_off(frontier) + work_off(frontier)) == {"http://a.example/", "http://a.example/1.jpg"}
-
-
-def test_rules_travel_with_the_turn_and_expire(make: Make, clock: FakeClock) -> None:
-    frontier = make(Policy(delay=0.0))
-    frontier.put(images(2))
-    lease(frontier)
-    grant = lease(frontier, "robots")
-    rules = RobotsRules(text="User-agent: *\nDisallow: /x", lifetime=100)
-    frontier.complete("w1", [Outcome(status="done", token=tokens(grant)[0], robots=rules)], turn_ids(grant))
-    grant = lease(frontier, limit=1)
-    assert grant.turns[0].robots == {"http://a.example": "User-agent: *\nDisallow: /x"}
-    frontier.complete("w1", done(grant), turn_ids(grant))
-    clock.go(101)
-    assert urls(lease(frontier)) == [] and urls(lease(frontier)) == ["http://a.example/robots.txt"]
-
-
-def test_an_origin_without_reachable_rules_is_given_up_at_the_end(make: Make, clock: FakeClock) -> None:
-    frontier = make(Policy(delay=0.0))
-    frontier.put([image()])
-    lease(frontier)
-    for _ in range(5):
-        grant = lease(frontier, "robots")
-        frontier.complete("w1", [Outcome(status="retry", token=tokens(grant)[0], reason="connect")], turn_ids(grant))
-        clock.go(20)
-    assert lease(frontier).state == "drained"
-    assert frontier.stats().reasons == {"robots-unreachable": 1}
-
-
-def test_crawl_delay_is_kept(make: Make, clock: FakeClock) -> None:
-    frontier = make(Policy(delay=0.0))
-    frontier.put(images(2))
-    lease(frontier)
-    grant = lease(frontier)
-    rules = RobotsRules(crawl_delay=7.0)
-    frontier.complete("w1", [Outcome(status="done", token=tokens(grant)[0], robots=rules)], turn_ids(grant))
-    clock.go(7)
-    assert lease(frontier).turns[0].gap == 7.0
-
-
-def test_a_host_rests_for_a_gap_after_a_turn(make: Make, clock: FakeClock) -> None:
-    frontier = make(Policy(robots=False, delay=2.0))
-    frontier.put(images(20))
-    assert len(work_off(frontier)) == 5  # ten seconds' worth
-    assert work_off(frontier) == []
-    clock.go(1.9)
-    assert work_off(frontier) == []
-    clock.go(0.1)
-    assert len(work_off(frontier)) == 5
-
-
-def test_a_host_with_a_gap_has_one_turn_at_a_time(make: Make) -> None:
-    frontier = make(Policy(robots=False, delay=1.0))
-    frontier.put(images(20))
-    lease(frontier)
-    assert lease(frontier, worker="w2").state == "wait"
-
-
-def test_a_host_without_a_gap_has_so_many_turns_as_allowed(make: Make) -> None:
-    frontier = make(Policy(robots=False, delay=0.0, per_host=2))
-    frontier.put(images(20))
-    assert len(lease(frontier, limit=100).turns) == 2
-    assert lease(frontier, worker="w2").state == "wait"
-
-
-def test_an_expired_turn_frees_its_host_a_gap_after_expiry(make: Make, clock: FakeClock) -> None:
-    frontier = make(Policy(robots=False, delay=1.0))
-    frontier.put(images(20))
-    lease(frontier, seconds=10)
-    clock.go(10)
-    assert lease(frontier, worker="w2").state == "wait"
-    clock.go(1)
-    assert lease(frontier, worker="w2").state == "work"
-
-
-def test_retry_after_keeps_every_worker_away(make: Make, clock: FakeClock) -> None:
-    frontier = make()
-    frontier.put(images(8))
-    grant = lease(frontier, limit=1)
-    busy = Outcome(status="retry", token=tokens(grant)[0], reason="http-503", overloaded=True, host_wait=30.0)
-    frontier.complete("w1", [busy], turn_ids(grant))
-    clock.go(29)
-    assert lease(frontier, worker="w2").state == "wait"
-    clock.go(1)
-    assert lease(frontier, worker="w2").state == "work"
-
-
-def test_what_is_parked_beyond_the_patience_fails_at_the_end(make: Make) -> None:
-    frontier = make()
-    frontier.put(images(3))
-    grant = lease(frontier, limit=1)
-    busy = Outcome(status="retry", token=tokens(grant)[0], reason="http-429", overloaded=True, host_wait=3600.0)
-    frontier.complete("w1", [busy], turn_ids(grant))
-    assert frontier.stats().state == "wait"
-    assert lease(frontier).state == "drained"
-    assert frontier.stats().reasons == {"rate-limited": 3}
-
-
-def test_drained_is_not_said_while_anything_is_leased(make: Make) -> None:
-    frontier = make()
-    frontier.put([image()])
-    grant = lease(frontier)
-    assert lease(frontier, worker="w2").state == "wait"
-    frontier.complete("w1", done(grant), turn_ids(grant))
-    assert lease(frontier, worker="w2").state == "drained"
-
-
-def test_the_image_budget_counts_saved_pictures(make: Make) -> None:
-    frontier = make(Policy(robots=False, delay=0.0, per_host=1, max_images=2))
-    frontier.put([*images(5), page()])
-    assert len(work_off(frontier, "image")) == 2
-    assert lease(frontier).state == "drained"
-    assert frontier.stats().waiting == 3
-
-
-def test_the_page_budget_leaves_images_alone(make: Make) -> None:
-    frontier = make(Policy(robots=False, delay=0.0, per_host=4, max_pages=1))
-    frontier.put([page(), page("http://a.example/2"), image()])
-    assert len(work_off(frontier)) == 2
-    assert lease(frontier).state == "drained"
-
-
 def test_records_are_paged_in_order(make: Make) -> None:
     frontier = make(Policy(robots=False, delay=0.0, per_host=1))
     frontier.put(images(5))
@@ -456,11 +307,128 @@ def test_the_states_of_images_add_up(make: Make, clock: FakeClock) -> None:
     assert stats.waiting + stats.leased + stats.success + stats.duplicate + stats.failed == stats.discovered == 9
 
 
-def test_stats_name_the_workers_and_the_host_that_limits(make: Make, clock: FakeClock) -> None:
-    frontier = make(Policy(robots=False, delay=3.0))
-    frontier.put(images(9))
+def test_several_released_requests_keep_their_order(make: Make) -> None:
+    frontier = make(Policy(robots=False, delay=0.0, per_host=1))
+    frontier.put(images(5))
+    grant = lease(frontier, limit=3)
+    frontier.complete("w1", [Outcome(status="released", token=token) for token in tokens(grant)], turn_ids(grant))
+    assert work_off(frontier) == [f"http://a.example/{n}.jpg" for n in range(5)]
+
+
+def test_a_turn_may_be_ended_twice_and_by_its_worker_only(make: Make) -> None:
+    frontier = make(Policy(robots=False, delay=0.0, per_host=1))
+    frontier.put(images(3))
+    grant = lease(frontier, limit=1)
+    ended = list(turn_ids(grant))
+    frontier.complete("w2", [], ended)
+    assert not urls(lease(frontier, limit=1))
+    frontier.complete("w1", done(grant), ended * 2)
+    frontier.complete("w1", [], ended)
+    assert len(lease(frontier).turns) == 1
+
+
+def test_a_worker_s_finds_are_pages_and_images_under_sound_urls(make: Make) -> None:
+    frontier = make()
+    frontier.put([page()])
+    grant = lease(frontier)
+    finds = (
+        *(Request(url=url, kind="image") for url in ("x", "file:///etc/passwd", "http://", "http://a:x/", "data:,")),
+        Request(url="file:///etc/passwd", kind="list", entries="image"),
+        Request(url="http://b.example/robots.txt", kind="robots"),
+        image(target="nowhere"),
+        image("http://b.example/good.png"),
+    )
+    assert frontier.complete("w1", done(grant, discovered=finds), turn_ids(grant)) == ("accepted",)
+    assert work_off(frontier) == ["http://b.example/good.png"]
+    assert (frontier.stats().discovered, lease(frontier).state) == (1, "drained")
+
+
+def test_reasons_are_a_closed_set(make: Make) -> None:
+    frontier = make()
+    frontier.put(images(2))
+    reasons = iter(["http-404", "success"])
+    while (grant := lease(frontier, limit=1)).turns:
+        outcome = Outcome(status="done", token=tokens(grant)[0], reason=next(reasons))
+        frontier.complete("w1", [outcome], turn_ids(grant))
+    assert frontier.stats().reasons == {"http-404": 1, "internal": 1}
+
+
+@pytest.mark.parametrize(("target", "reason"), [("nowhere", "bad-url"), ("http://b.example/", "redirect-limit")])
+def test_redirects_end_whatever_a_worker_says(make: Make, target: str, reason: str) -> None:
+    frontier = make()
+    frontier.put([image()])
+    while (grant := lease(frontier)).turns:
+        successor = Request(url="http://a.example/1.jpg", kind="image", target=target, hops=0)
+        frontier.complete("w1", [Outcome(status="moved", token=tokens(grant)[0], successor=successor)], turn_ids(grant))
+    assert frontier.stats().reasons == {reason: 1}
+
+
+def test_bad_lines_of_several_lists_add_up(make: Make) -> None:
+    frontier = make()
+    frontier.put([Request(url=f"file:///{n}.txt", kind="list") for n in range(2)])
+    grant = lease(frontier)
+    frontier.complete("w1", done(grant, rejected=3), turn_ids(grant))
+    assert (len(urls(grant)), frontier.stats().bad_lines) == (2, 6)
+
+
+def test_what_the_frontier_decides_itself_is_no_attempt(make: Make, clock: FakeClock) -> None:
+    frontier = make()
+    frontier.put([image()])
+    for _ in range(3):
+        lease(frontier, seconds=1)
+        clock.go(2)
     lease(frontier)
-    clock.go(5)
-    stats = frontier.stats()
-    assert [(w.name, w.leases, w.silent) for w in stats.workers] == [("w1", 3, 5.0)]
-    assert (stats.limiting_host, stats.limiting_gap) == ("a.example", 3.0)
+    [(_, record)] = frontier.records(0, 10)
+    assert (record.reason, record.attempts, record.worker) == ("poison", 0, "")
+
+
+def test_a_worker_that_lost_its_turn_frees_nothing_and_renews_nothing(make: Make, clock: FakeClock) -> None:
+    frontier = make(Policy(robots=False, delay=0.0, per_host=1))
+    frontier.put([image()])
+    late = lease(frontier, seconds=10)
+    clock.go(11)
+    assert urls(lease(frontier, worker="w2"))
+    released = [Outcome(status="released", token=tokens(late)[0])]
+    assert frontier.complete("w1", released + retry(late), turn_ids(late)) == ("stale", "stale")
+    assert frontier.extend("w1", tokens(late), 100) == tuple(tokens(late))
+    assert lease(frontier, worker="w3").state == "wait"
+
+
+def test_a_worker_is_told_of_the_end(make: Make) -> None:
+    frontier = make()
+    frontier.put([image()])
+    grant = lease(frontier)
+    lease(frontier, worker="w2")
+    frontier.complete("w1", done(grant), turn_ids(grant))
+    assert [(w.name, w.settled, w.is_told) for w in frontier.stats().workers] == [("w1", 1, False), ("w2", 0, False)]
+    lease(frontier)
+    assert [w.is_told for w in frontier.stats().workers] == [True, False]
+
+
+def test_waiting_workers_wake_up_when_work_arrives(make: Make) -> None:
+    frontier = make()
+    frontier.put([page()])
+    held = lease(frontier)
+    asked = threading.Barrier(3)
+
+    def ask(worker: str) -> list[str]:
+        asked.wait(5)
+        grant = lease(frontier, worker=worker, limit=1, wait=10)
+        return urls(grant)
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(ask, worker) for worker in ("w2", "w3")]
+        asked.wait(5)
+        frontier.complete("w1", done(held, discovered=tuple(images(2))), turn_ids(held))
+        found = {url for answer in answers for url in answer.result(timeout=5)}
+    assert found == {"http://a.example/0.jpg", "http://a.example/1.jpg"}
+
+
+def test_a_waiting_worker_hears_of_the_end(make: Make) -> None:
+    frontier = make()
+    frontier.put([image()])
+    held = lease(frontier)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(lease, frontier, worker="w2", wait=10)
+        frontier.complete("w1", done(held), turn_ids(held))
+        assert answer.result(timeout=5).state == "drained"

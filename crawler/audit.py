@@ -1,0 +1,220 @@
+"""Files against records: what is whole, what is missing, what lies in stores that are not here; and bringing them here.
+
+A crawl's records name the store that has each picture. A store that is not looked at is *elsewhere*, never missing.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from msgspec import Struct
+
+from crawler.config import settings_for
+from crawler.crawl import own, policy
+from crawler.errors import ConfigError, DiskError
+from crawler.frontier.sqlite import SqliteFrontier
+from crawler.manifest import ManifestWriter, read_manifest
+from crawler.model import ImageRecord
+from crawler.storage import LocalStore, store_id
+
+#: Records handled at a time.
+_PAGE = 1_000
+#: Paths that a report lists at most, of each kind.
+MAX_LISTED = 20
+
+#: Told now and then how many pictures were looked at.
+OnProgress = Callable[[int], None]
+
+
+class Audit(Struct, frozen=True, kw_only=True):
+    """What became of the pictures that the records name; every one is counted once."""
+
+    whole: int = 0
+    missing: int = 0
+    damaged: int = 0
+    #: Store id → pictures in stores that were not looked at.
+    elsewhere: dict[str, int] = {}
+    #: Files in the stores looked at that no record names.
+    foreign: int = 0
+    #: The first few of the missing, damaged and foreign ones.
+    examples: tuple[str, ...] = ()
+
+    @property
+    def is_good(self) -> bool:
+        return not (self.missing or self.damaged or self.foreign)
+
+
+class Gathered(Struct, frozen=True, kw_only=True):
+    """What `gather` did."""
+
+    #: Pictures brought here now, and their bytes.
+    pictures: int = 0
+    bytes: int = 0
+    #: Pictures that a given store should have, but has not, or not whole.
+    missing: int = 0
+    #: Store id → pictures that still lie elsewhere.
+    elsewhere: dict[str, int] = {}
+
+
+def verify(directory: Path, stores: Iterable[Path] = (), *, on_progress: OnProgress | None = None) -> Audit:
+    """Hash every picture that the records of ``directory`` place there or in one of ``stores``.
+
+    Raises:
+        ConfigError: there are neither records nor a manifest.
+        DiskError: a file can't be read for another reason than that it is not there.
+    """
+    places = _places([directory, *stores])
+    counts: Counter[str] = Counter()
+    elsewhere: Counter[str] = Counter()
+    known: set[tuple[str, str]] = set()
+    examples: list[str] = []
+    with _records(directory) as records:
+        for seen, record in enumerate(record for record in records if record.path):
+            key = (record.store, record.path)
+            if record.status != "success" or key in known:
+                continue
+            store = places.get(record.store)
+            if store is None:
+                elsewhere[record.store] += 1
+                continue
+            known.add(key)
+            verdict = _look(store, record)
+            counts[verdict] += 1
+            if verdict != "whole" and len(examples) < MAX_LISTED:
+                examples.append(f"{verdict}: {store.root / record.path}")
+            if on_progress is not None and seen % _PAGE == 0:
+                on_progress(seen)
+    for name, store in places.items():
+        for path in _pictures(store.root):
+            if (name, path.relative_to(store.root).as_posix()) not in known:
+                counts["foreign"] += 1
+                if len(examples) < MAX_LISTED:
+                    examples.append(f"foreign: {path}")
+    return Audit(
+        whole=counts["whole"],
+        missing=counts["missing"],
+        damaged=counts["damaged"],
+        elsewhere=dict(elsewhere.most_common()),
+        foreign=counts["foreign"],
+        examples=tuple(examples),
+    )
+
+
+def gather(directory: Path, stores: Sequence[Path], *, on_progress: OnProgress | None = None) -> Gathered:
+    """Copy into a finished or stopped crawl what its records place in ``stores``; its manifest names it here then.
+
+    Safe to repeat and to kill: a picture is placed here only after its bytes are, durably.
+
+    Raises:
+        ConfigError: no crawl, or a directory that is no store.
+        DiskError: a disk refuses, or the crawl is running.
+    """
+    places = _places(stores)
+    for place in stores:
+        if store_id(place) is None:
+            raise ConfigError(f"{place} is no store: there is no store.json in it")
+    target = LocalStore(directory)
+    places.pop(target.id, None)
+    counts: Counter[str] = Counter()
+    elsewhere: Counter[str] = Counter()
+    with _opened(directory) as frontier:
+        after = 0
+        while rows := frontier.records(after, _PAGE):
+            after = rows[-1][0]
+            brought = []
+            for number, record in rows:
+                store = places.get(record.store)
+                if store is None or not record.path:
+                    elsewhere[record.store] += record.status == "success" and record.store != target.id
+                elif _bring(store, record, target):
+                    brought.append(number)
+                    counts["pictures"] += record.status == "success"
+                    counts["bytes"] += record.bytes if record.status == "success" else 0
+                else:
+                    counts["missing"] += record.status == "success"
+            target.flush()
+            frontier.relocate(brought, target.id)
+            if on_progress is not None:
+                on_progress(after)
+        manifest = ManifestWriter(directory)
+        manifest.rewrite(frontier.records)
+        manifest.close()
+    return Gathered(
+        pictures=counts["pictures"],
+        bytes=counts["bytes"],
+        missing=counts["missing"],
+        elsewhere={store: number for store, number in elsewhere.most_common() if number},
+    )
+
+
+def _places(directories: Iterable[Path]) -> dict[str, LocalStore]:
+    """Store id → store, for the directories that are stores."""
+    return {name: LocalStore(place) for place in directories if (name := store_id(place)) is not None}
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[SqliteFrontier]:
+    """The frontier of a crawl that nobody else is working at."""
+    path = directory / "frontier.sqlite"
+    if not path.exists():
+        raise ConfigError(f"{directory} is no crawl: there is no frontier.sqlite in it")
+    release = own(directory)
+    try:
+        frontier = SqliteFrontier(path, policy(settings_for(directory, {})[0]))
+        try:
+            yield frontier
+        finally:
+            frontier.close()
+    finally:
+        release()
+
+
+@contextmanager
+def _records(directory: Path) -> Iterator[Iterable[ImageRecord]]:
+    """The records of a crawl, from its frontier; of a store, or of a crawl that is running, from its manifest."""
+    try:
+        with _opened(directory) as frontier:
+            yield _paged(frontier)
+    except ConfigError:
+        yield read_manifest(directory / "manifest.jsonl")
+    except DiskError:
+        if not (directory / "manifest.jsonl").exists():
+            raise
+        yield read_manifest(directory / "manifest.jsonl")
+
+
+def _paged(frontier: SqliteFrontier) -> Iterator[ImageRecord]:
+    after = 0
+    while rows := frontier.records(after, _PAGE):
+        yield from (record for _, record in rows)
+        after = rows[-1][0]
+
+
+def _look(store: LocalStore, record: ImageRecord) -> str:
+    """``whole``, ``missing`` or ``damaged``."""
+    try:
+        with store.open(record.path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, ValueError):  # ValueError: a path that no store of ours ever wrote
+        return "missing"
+    return "whole" if digest == record.sha256 else "damaged"
+
+
+def _bring(source: LocalStore, record: ImageRecord, target: LocalStore) -> bool:
+    """Copy one picture, unless what lies there is not what the record says."""
+    try:
+        with source.open(record.path) as file:
+            data = file.read()
+    except (FileNotFoundError, ValueError):
+        return False
+    if hashlib.sha256(data).hexdigest() != record.sha256:
+        return False
+    target.put(record.path, data)
+    return True
+
+
+def _pictures(root: Path) -> Iterator[Path]:
+    """Finished files below ``images/``."""
+    return (path for path in (root / "images").rglob("*") if path.is_file() and not path.name.endswith(".part"))

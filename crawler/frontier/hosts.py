@@ -1,0 +1,107 @@
+"""Hosts, their origins, and what waits for each: row numbers only, some forty bytes for each waiting request."""
+
+import heapq
+from collections import deque
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from math import inf
+
+from crawler.frontier.politeness import Order
+from crawler.model import Kind, RobotsRules
+
+
+class RowQueue:
+    """Row numbers in the order of the crawl; those that came back are served before all others, in that order too."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._rows: deque[int] = deque()
+        #: What came back, and with ``priority`` everything: the smallest key is served first.
+        self._heap: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._rows) + len(self._heap)
+
+    def __iter__(self) -> Iterator[int]:
+        return chain(self._rows, (abs(row) for _, row in self._heap))
+
+    @property
+    def head(self) -> tuple[int, int]:
+        """Key of the row that is served next; between two queues of a host, the smaller one goes first."""
+        if self._heap:
+            return self._heap[0]
+        return (0, self._rows[0]) if self._order == "fifo" else (0, -self._rows[-1])
+
+    def push(self, row: int, priority: int, *, returned: bool = False) -> None:
+        """Add a row; a returned one is served before those that never were on loan, priorities apart."""
+        if self._order == "priority":
+            heapq.heappush(self._heap, (-priority, row))
+        elif returned:
+            heapq.heappush(self._heap, (-1, row if self._order == "fifo" else -row))
+        else:
+            self._rows.append(row)
+
+    def pop(self) -> int:
+        if self._heap:
+            return abs(heapq.heappop(self._heap)[1])
+        return self._rows.popleft() if self._order == "fifo" else self._rows.pop()
+
+    def discard(self, rows: Container[int]) -> None:
+        """Take those rows out, wherever they stand."""
+        self._rows = deque(row for row in self._rows if row not in rows)
+        self._heap = [key for key in self._heap if abs(key[1]) not in rows]
+        heapq.heapify(self._heap)
+
+
+@dataclass(eq=False, slots=True)
+class Origin:
+    """One scheme, host and port: the queues, and the robots rules that open them."""
+
+    name: str
+    host: "Host"
+    queues: dict[Kind, RowQueue] = field(default_factory=dict)
+    rules: RobotsRules | None = None
+    #: Clock time until which the rules hold.
+    rules_until: float = -inf
+    #: Whether nothing is leased before the rules, or fresh ones, have come.
+    is_awaited: bool = False
+
+    def waiting(self, kind: Kind) -> int:
+        queue = self.queues.get(kind)
+        return len(queue) if queue else 0
+
+
+@dataclass(eq=False, slots=True)
+class Host:
+    """Everything about one host that politeness needs; it outlives its requests."""
+
+    key: str
+    origins: list[Origin] = field(default_factory=list)
+    #: Clock times before which nobody visits: the gap's, and the one that the host asked for.
+    next_at: float = -inf
+    blocked_until: float = -inf
+    open_turns: int = 0
+    #: Kind of the last turn, after which the other kinds go first.
+    last_kind: Kind | None = None
+    #: Smoothed seconds per answer, and complaints of overload in a row.
+    latency: float = 0.0
+    overloads: int = 0
+    #: Kind → clock time of this host's entry in the heap of that kind; an entry of another time is out of date.
+    listed: dict[Kind, float] = field(default_factory=dict)
+
+    @property
+    def ready_at(self) -> float:
+        return max(self.next_at, self.blocked_until)
+
+    @property
+    def has_waiting(self) -> bool:
+        return any(len(queue) for origin in self.origins for queue in origin.queues.values())
+
+    def waiting(self, kind: Kind) -> int:
+        return sum(origin.waiting(kind) for origin in self.origins)
+
+    @property
+    def crawl_delay(self) -> float | None:
+        delays = [o.rules.crawl_delay for o in self.origins if o.rules and o.rules.crawl_delay]
+        return max(delays, default=None)

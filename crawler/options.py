@@ -1,0 +1,104 @@
+"""The flags of the commands: each is read from the command line, else from ``CRAWLER_<NAME>``, and None elsewhere.
+
+What the values may be beyond their form, and what holds where nobody gave one, is said in `crawler.config`.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+#: What ``--types`` may name: formats, and the other name of one of them.
+_FORMATS = ("avif", "bmp", "gif", "ico", "jpeg", "jpg", "png", "tiff", "webp")
+_SIZE = re.compile(r"(\d+)\s*([kmg]?)i?b?", re.IGNORECASE)
+
+
+class _Size(click.ParamType[int]):
+    """Bytes: a number, with K, M or G behind it for 1024, 1024² or 1024³."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = _SIZE.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is no size such as 500K or 20M", param, ctx)
+        return int(match[1]) << 10 * " kmg".index(match[2].lower() or " ")
+
+
+class _Formats(click.ParamType[tuple[str, ...]]):
+    """Image formats separated by commas."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        names = tuple(word.strip().lower() for word in str(value).split(",") if word.strip())
+        for name in names:
+            if name not in _FORMATS:
+                self.fail(f"{name!r} is no format; known: {', '.join(_FORMATS)}", param, ctx)
+        return names
+
+
+def option(*names: str, **kwargs: Any) -> Callable[[Command], Command]:
+    """An option that is also read from ``CRAWLER_<NAME>``, and is None where nobody gave it."""
+    longest = max(names, key=len).split("/")[0].lstrip("-").upper().replace("-", "_")
+    return click.option(*names, envvar=f"CRAWLER_{longest}", default=None, **kwargs)
+
+
+def _group(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+about_output = _group(
+    click.option("-q", "--quiet", is_flag=True, help="Only results, errors and the summary."),
+    click.option("-v", "--verbose", is_flag=True, help="Results on a terminal, too, and what happens."),
+    click.option("--debug", is_flag=True, help="Tracebacks, and everything that happens."),
+)
+about_this_box = _group(
+    option("-w", "--workers", type=int, help="Downloader processes here; 0: threads of this one. [cores, at most 4]"),
+    option("-t", "--threads", type=int, help="Downloads at a time in each process. [16]"),
+)
+about_crawl = _group(
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        default=Path("out"),
+        show_default=True,
+        help="Directory of the crawl; the same one goes on where it stopped.",
+    ),
+    click.option(
+        "-i", "--input", "inputs", multiple=True, metavar="FILE", help="File of seed URLs; -: standard input."
+    ),
+    click.option("--images", multiple=True, metavar="FILE", help="File of image URLs; -: standard input."),
+    option("-d", "--depth", type=int, help="Links to follow from a seed. [20]"),
+    option("-n", "--max-images", type=int, help="Stop after so many saved images."),
+    option("--max-pages", type=int, help="Stop walking after so many pages."),
+    option("--scope", type=click.Choice(["page", "path", "host", "domain", "any"]), help="Pages to walk. [host]"),
+    option("--order", type=click.Choice(["fifo", "lifo", "priority"]), help="Order within a host. [fifo]"),
+    option("--delay", type=float, help="Seconds between two requests to a host. [1; on loopback 0]"),
+    option("--per-host", type=int, help="Turns at a time for a host without a delay. [1; on loopback 16]"),
+    option("--patience", type=float, help="Seconds the end waits for hosts that asked us to stay away. [60]"),
+    option("--no-robots", "robots", is_flag=True, flag_value=False, type=bool, help="Do not ask for robots.txt."),
+    option("--user-agent", help="The User-Agent header. [imgcrawler/VERSION (+CONTACT)]"),
+    option("--contact", help="Your mail address or page, for the sites you visit."),
+    option("--types", type=_Formats(), help="Formats to keep, such as jpeg,png. [all]"),
+    option("--min-size", type=int, help="Pixels that the shorter side must have. [0]"),
+    option("--max-bytes", type=_Size(), help="Largest picture. [20M]"),
+    option(
+        "--durability",
+        type=click.Choice(["none", "batch", "file", "strict"]),
+        help="What a power cut spares. [batch]",
+    ),
+    option("--listen", metavar="HOST:PORT", help="Where the queue is served. [127.0.0.1, any port]"),
+    click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings file. [crawler.toml]"),
+    click.option("--json", "as_json", is_flag=True, help="Results as JSON rows on standard output."),
+)

@@ -1,0 +1,222 @@
+"""The rules of politeness, as functions of numbers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crawler.frontier.politeness import (
+    COURTESY,
+    MAX_ADAPTIVE_GAP,
+    MAX_CRAWL_DELAY,
+    MAX_RULES_LIFETIME,
+    MIN_RULES_LIFETIME,
+    TURN_SECONDS,
+    Policy,
+    attempts_allowed,
+    gap,
+    overload_delay,
+    retry_delay,
+    rules_lifetime,
+    smooth,
+    turn_size,
+    turns,
+)
+
+seconds = st.floats(0, 1e9)
+draws = st.floats(0, 1, exclude_max=True)
+counts = st.integers(1, 10_000)
+hosts = st.sampled_from(["a.example", "a.example:8080", "localhost:8000", "127.0.0.1", "[::1]:80", ""])
+
+
+# --- gap
+
+
+@pytest.mark.parametrize(
+    ("host", "wanted"),
+    [
+        ("a.example", 1.0),
+        ("a.example:8080", 1.0),
+        ("192.0.2.1", 1.0),
+        ("10.0.0.1", 1.0),
+        ("localhost.example", 1.0),
+        ("localhost", 0.0),
+        ("localhost:8000", 0.0),
+        ("site.localhost:8000", 0.0),
+        ("127.0.0.2", 0.0),
+        ("[::1]:8000", 0.0),
+    ],
+)
+def test_the_default_gap_is_a_second_and_none_on_loopback(host: str, wanted: float) -> None:
+    assert gap(Policy(), host) == wanted
+
+
+def test_the_user_s_delay_holds_for_every_host() -> None:
+    assert {gap(Policy(delay=2.5), host) for host in ("a.example", "localhost")} == {2.5}
+
+
+@pytest.mark.parametrize(
+    ("crawl_delay", "wanted"), [(None, 1.0), (0.0, 1.0), (0.5, 1.0), (7.0, 7.0), (1e6, MAX_CRAWL_DELAY), (-5.0, 1.0)]
+)
+def test_a_crawl_delay_can_only_slow_us_down(crawl_delay: float | None, wanted: float) -> None:
+    assert gap(Policy(), "a.example", crawl_delay=crawl_delay) == wanted
+
+
+def test_a_crawl_delay_holds_where_the_user_wants_no_gap() -> None:
+    assert gap(Policy(delay=0.0), "a.example", crawl_delay=3.0) == 3.0
+    assert gap(Policy(), "localhost", crawl_delay=3.0) == 3.0
+
+
+@pytest.mark.parametrize(("latency", "wanted"), [(0.0, 1.0), (0.5, 1.0), (0.6, 1.2), (4.0, 8.0), (500.0, 60.0)])
+def test_a_slow_host_is_asked_at_half_its_pace(latency: float, wanted: float) -> None:
+    assert gap(Policy(), "a.example", latency=latency) == wanted
+
+
+def test_without_a_gap_latency_makes_none() -> None:
+    assert gap(Policy(delay=0.0), "a.example", latency=30.0) == 0.0
+
+
+def test_a_delay_above_the_adaptive_bound_is_kept() -> None:
+    assert gap(Policy(delay=90.0), "a.example", latency=500.0) == 90.0
+
+
+@given(hosts, st.none() | seconds, st.none() | seconds, seconds)
+def test_the_gap_is_never_below_what_was_asked_for(
+    host: str, delay: float | None, crawl_delay: float | None, latency: float
+) -> None:
+    found = gap(Policy(delay=delay), host, crawl_delay=crawl_delay, latency=latency)
+    assert found >= (delay or 0.0)
+    assert found >= min(crawl_delay or 0.0, MAX_CRAWL_DELAY)
+    assert found <= max(delay or 0.0, MAX_CRAWL_DELAY, MAX_ADAPTIVE_GAP)
+
+
+@given(seconds, seconds)
+def test_a_slower_host_never_gets_a_smaller_gap(one: float, other: float) -> None:
+    faster, slower = sorted((one, other))
+    assert gap(Policy(), "a.example", latency=faster) <= gap(Policy(), "a.example", latency=slower)
+
+
+# --- turns and their size
+
+
+@pytest.mark.parametrize("per_host", [None, 1, 8])
+def test_with_a_gap_a_host_has_one_turn(per_host: int | None) -> None:
+    assert turns(Policy(per_host=per_host), "a.example", 0.1) == 1
+    assert turns(Policy(per_host=per_host), "localhost", 0.1) == 1
+
+
+@pytest.mark.parametrize(
+    ("per_host", "host", "wanted"),
+    [
+        (None, "a.example", 1),
+        (None, "localhost:8000", 16),
+        (4, "a.example", 4),
+        (4, "localhost:8000", 4),
+        (0, "a.example", 1),
+    ],
+)
+def test_without_a_gap_a_host_has_so_many_turns_as_allowed(per_host: int | None, host: str, wanted: int) -> None:
+    assert turns(Policy(per_host=per_host), host, 0.0) == wanted
+
+
+@pytest.mark.parametrize(
+    ("gap", "latency", "wanted"),
+    [
+        (1.0, 0.0, 10),
+        (2.0, 0.0, 5),
+        (3.0, 0.0, 3),
+        (1.0, 4.0, 2),
+        (10.0, 0.0, 1),
+        (300.0, 0.0, 1),
+        (0.0, 0.5, 20),
+        (0.0, 0.0, 100),
+    ],
+)
+def test_a_turn_is_ten_seconds_worth(gap: float, latency: float, wanted: int) -> None:
+    assert turn_size(1_000, asked=100, gap=gap, latency=latency, free_turns=1) == wanted
+
+
+def test_a_turn_is_no_more_than_was_asked_for() -> None:
+    assert turn_size(1_000, asked=3, gap=0.0, latency=0.0, free_turns=1) == 3
+
+
+@pytest.mark.parametrize(("waiting", "wanted"), [(100, 25), (10, 3), (4, 1), (1, 1)])
+def test_the_last_requests_are_shared_among_all_turns(waiting: int, wanted: int) -> None:
+    assert turn_size(waiting, asked=100, gap=0.0, latency=0.0, free_turns=4) == wanted
+
+
+@given(counts, counts, seconds, seconds, st.integers(1, 64))
+def test_a_turn_holds_something_that_is_there(
+    waiting: int, asked: int, gap: float, latency: float, free_turns: int
+) -> None:
+    size = turn_size(waiting, asked=asked, gap=gap, latency=latency, free_turns=free_turns)
+    assert 1 <= size <= min(waiting, asked)
+    assert size == 1 or size * max(gap, latency) <= TURN_SECONDS
+
+
+# --- attempts and waits
+
+
+@pytest.mark.parametrize(
+    ("reason", "wanted"), [("connect", 5), ("http-503", 5), ("", 5), ("timeout", 2), ("too-slow", 2)]
+)
+def test_what_costs_a_time_out_is_tried_once_more_only(reason: str, wanted: int) -> None:
+    assert attempts_allowed(Policy(), reason) == wanted
+
+
+def test_nothing_is_tried_more_often_than_the_policy_allows() -> None:
+    assert {attempts_allowed(Policy(max_attempts=1), reason) for reason in ("connect", "timeout")} == {1}
+
+
+def test_a_retry_waits_twice_as_long_each_time() -> None:
+    assert [retry_delay(attempts, 0.5) for attempts in (1, 2, 3, 4, 20)] == [0.25, 0.5, 1.0, 2.0, 150.0]
+
+
+def test_a_retry_s_wait_has_full_jitter() -> None:
+    assert [retry_delay(3, draw) for draw in (0.0, 0.25, 1.0)] == [0.0, 0.5, 2.0]
+
+
+def test_an_overloaded_host_is_left_alone_twice_as_long_each_time() -> None:
+    assert [overload_delay(level, 0.0) for level in (0, 1, 2, 3, 20)] == [2.0, 2.0, 4.0, 8.0, 300.0]
+    assert overload_delay(1, 0.5) == 3.0
+
+
+@given(st.integers(0, 10**9), draws)
+def test_no_back_off_is_too_long_or_too_large_for_a_float(number: int, draw: float) -> None:
+    assert 0.0 <= retry_delay(number, draw) <= 300.0
+    assert 2.0 <= overload_delay(number, draw) <= 600.0
+
+
+# --- what is learned
+
+
+def test_the_first_answer_sets_the_latency_and_later_ones_move_it() -> None:
+    assert smooth(0.0, 2.0) == 2.0
+    assert smooth(2.0, 7.0) == pytest.approx(3.0)
+    assert smooth(2.0, 0.0) == pytest.approx(1.6)
+
+
+@given(st.lists(seconds, min_size=1))
+def test_latency_stays_among_the_answers_and_where_it_matters(answers: list[float]) -> None:
+    latency = 0.0
+    for answer in answers:
+        latency = smooth(latency, answer)
+    assert 0.0 <= latency <= min(max(answers), MAX_ADAPTIVE_GAP) * 1.000001
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        (100.0, 100.0),
+        (3_600.0, 3_600.0),
+        (0.0, MIN_RULES_LIFETIME),
+        (-1e9, MIN_RULES_LIFETIME),
+        (1e18, MAX_RULES_LIFETIME),
+        (float("inf"), MAX_RULES_LIFETIME),
+    ],
+)
+def test_rules_live_neither_for_a_moment_nor_for_ever(asked: float, wanted: float) -> None:
+    assert rules_lifetime(asked) == wanted
+
+
+def test_courtesy_costs_a_host_less_than_its_gap() -> None:
+    assert 0.0 < COURTESY < 0.5  # a request starts half a gap after the last at the earliest

@@ -1,0 +1,241 @@
+"""What a file needs beside the contract: it is ours or refused, takes no harm from a full disk, and serves threads."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from crawler.errors import DiskError
+from crawler.frontier.ledger import SCHEMA, Ledger
+from crawler.frontier.politeness import Policy
+from crawler.frontier.sqlite import SqliteFrontier
+from tests.frontier.disk import counts, failing
+from tests.frontier.fakes import (
+    OPEN,
+    FakeClock,
+    Open,
+    done,
+    image,
+    images,
+    lease,
+    page,
+    retry,
+    turn_ids,
+    urls,
+    work_off,
+)
+
+#: One turn at a time, no gap.
+SINGLE = Policy(robots=False, delay=0.0, per_host=1)
+
+
+# --- files that are none of ours
+
+
+def _make_text(path: Path) -> None:
+    path.write_text("Dear diary, " * 100)
+
+
+def _make_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _make_other_database(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE request (id INTEGER PRIMARY KEY)")
+
+
+def _make_other_release(path: Path) -> None:
+    SqliteFrontier(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE meta SET value = ? WHERE name = 'schema'", (str(SCHEMA + 1).encode(),))
+
+
+@pytest.mark.parametrize("make", [_make_text, _make_folder, _make_other_database, _make_other_release])
+def test_a_foreign_file_is_refused_in_one_line_and_left_alone(
+    open_file: Open, path: Path, make: Callable[[Path], None]
+) -> None:
+    make(path)
+    before = path.read_bytes() if path.is_file() else b""
+    with pytest.raises(DiskError, match=r"^[^\n]*frontier\.sqlite[^\n]*$"):
+        open_file()
+    assert (path.read_bytes() if path.is_file() else b"") == before
+
+
+def test_a_broken_database_is_an_error_of_the_disk(open_file: Open, path: Path) -> None:
+    frontier = open_file()
+    frontier.put(images(500))
+    frontier.close()
+    with path.open("r+b") as file:
+        file.seek(4_096 * 2)
+        file.write(b"\xff" * 4_096 * 20)
+    with pytest.raises(DiskError, match="malformed"):
+        open_file().put(images(500, "b.example"))
+
+
+# --- a full disk
+
+
+@pytest.mark.parametrize("statement", ["BEGIN", "INSERT", "COMMIT"])
+def test_a_put_that_fails_changes_nothing(open_file: Open, statement: str) -> None:
+    frontier = open_file()
+    frontier.put(images(3))
+    before = counts(frontier)
+    with failing(frontier, statement), pytest.raises(DiskError, match="no space left"):
+        frontier.put(images(5, "b.example"))
+    assert counts(frontier) == before
+    assert frontier.put(images(5, "b.example")) == 5
+    assert len(work_off(frontier)) == 8
+
+
+@pytest.mark.parametrize("statement", ["BEGIN", "INSERT INTO request", "INSERT OR REPLACE INTO record", "COMMIT"])
+def test_a_complete_that_fails_changes_nothing(open_file: Open, statement: str) -> None:
+    frontier = open_file(SINGLE)
+    frontier.put(images(4))
+    grant = lease(frontier, limit=2)
+    before = counts(frontier)
+    outcomes = [*done(grant, discovered=(image("http://b.example/"),))[:1], *retry(grant, overloaded=True)[1:]]
+    with failing(frontier, statement), pytest.raises(DiskError):
+        frontier.complete("w1", outcomes, turn_ids(grant))
+    assert counts(frontier) == before
+    assert frontier.complete("w1", outcomes, turn_ids(grant)) == ("accepted", "accepted")
+    assert (frontier.stats().success, frontier.stats().discovered, frontier.stats().leased) == (1, 5, 0)
+
+
+def test_a_disk_that_is_really_full_is_survived(open_file: Open) -> None:
+    frontier = open_file()
+    frontier.put([page()])
+    grant = lease(frontier)
+    database = frontier._ledger._db
+    [pages] = database.execute("PRAGMA page_count").fetchone()
+    database.execute(f"PRAGMA max_page_count={pages}")
+    outcomes = done(grant, discovered=tuple(images(2_000)))
+    with pytest.raises(DiskError, match="no space left"):
+        frontier.complete("w1", outcomes, turn_ids(grant))
+    assert (frontier.stats().discovered, frontier.stats().pages_leased) == (0, 1)
+    database.execute("PRAGMA max_page_count=1000000")
+    assert frontier.complete("w1", outcomes, turn_ids(grant)) == ("accepted",)
+    assert frontier.stats().discovered == 2_000
+
+
+def test_rules_that_can_t_be_wanted_are_wanted_later(open_file: Open) -> None:
+    frontier = open_file(Policy(delay=0.0))
+    frontier.put([image()])
+    lease(frontier)
+    with failing(frontier), pytest.raises(DiskError):
+        lease(frontier)
+    assert work_off(frontier) == ["http://a.example/robots.txt"]
+    assert work_off(frontier) == ["http://a.example/1.jpg"]
+
+
+def test_poison_that_can_t_be_written_is_found_again(open_file: Open, clock: FakeClock) -> None:
+    frontier = open_file()
+    frontier.put([image()])
+    for _ in range(3):
+        lease(frontier, seconds=10)
+        clock.go(11)
+    with failing(frontier), pytest.raises(DiskError):
+        lease(frontier)
+    assert frontier.stats().leased == 1
+    assert lease(frontier).state == "drained"
+    assert frontier.stats().reasons == {"poison": 1}
+
+
+def test_parked_requests_that_can_t_be_failed_are_failed_later(open_file: Open) -> None:
+    frontier = open_file()
+    frontier.put(images(4))
+    grant = lease(frontier, limit=1)
+    frontier.complete("w1", retry(grant, overloaded=True, host_wait=7_200.0), turn_ids(grant))
+    with failing(frontier), pytest.raises(DiskError):
+        lease(frontier)
+    assert (frontier.stats().waiting, frontier.stats().state) == (4, "wait")
+    assert lease(frontier).state == "drained"
+    assert frontier.stats().reasons == {"rate-limited": 4}
+
+
+def test_what_can_t_be_read_is_not_lent(open_file: Open) -> None:
+    frontier = open_file(SINGLE)
+    frontier.put(images(4) + images(2, "b.example"))
+    with failing(frontier, "SELECT id, data", "disk I/O error"), pytest.raises(DiskError, match="disk I/O error"):
+        lease(frontier)
+    assert len(lease(frontier).turns) == 2
+    assert frontier.stats().leased == 6
+
+
+def test_a_failed_transaction_leaves_no_origin_behind(path: Path) -> None:
+    ledger = Ledger(path)
+    with pytest.raises(ZeroDivisionError), ledger.transaction():
+        ledger.add(images(3, "b.example"))
+        raise ZeroDivisionError
+    with ledger.transaction():
+        entries = ledger.add(images(1) + images(1, "b.example"))
+    assert ([entry.row for entry in entries], {waiting.origin for waiting in ledger.waiting()}) == (
+        [1, 2],
+        {"http://a.example", "http://b.example"},
+    )
+    ledger.close()
+
+
+# --- threads
+
+
+def test_a_waiting_worker_gets_what_another_loses(path: Path) -> None:
+    with closing(SqliteFrontier(path, OPEN)) as frontier:
+        frontier.put([image()])
+        lease(frontier, worker="dead", seconds=0.2)
+        begin = time.monotonic()
+        assert urls(lease(frontier, wait=30)) == ["http://a.example/1.jpg"]
+        assert 0.1 < time.monotonic() - begin < 10
+
+
+def test_waiting_is_no_work(path: Path) -> None:
+    looks = 0
+
+    def clock() -> float:
+        nonlocal looks
+        looks += 1
+        return time.monotonic()
+
+    with closing(SqliteFrontier(path, Policy(robots=False, delay=0.3), clock=clock)) as frontier:
+        frontier.put(images(2))
+        grant = lease(frontier, limit=1)
+        frontier.complete("w1", done(grant), turn_ids(grant))
+        looks = 0
+        assert urls(lease(frontier, wait=30))
+        assert looks < 30
+
+
+def test_closing_lets_waiting_workers_go(path: Path) -> None:
+    frontier = SqliteFrontier(path, OPEN)
+    frontier.put([image()])
+    lease(frontier, seconds=0.0)
+    with ThreadPoolExecutor(1) as pool:
+        held = lease(frontier, worker="w2", seconds=600)
+        answer = pool.submit(lease, frontier, worker="w3", wait=30)
+        frontier.close()
+        frontier.close()
+        assert answer.result(timeout=5).state == "draining"
+    assert urls(held)
+
+
+def test_a_crowd_of_threads_delivers_each_request_once(path: Path) -> None:
+    urls_done: list[str] = []
+    start = threading.Barrier(8)
+
+    def work(name: str) -> None:
+        start.wait(5)
+        while (grant := lease(frontier, worker=name, limit=7, wait=5)).state != "drained":
+            urls_done.extend(urls(grant))
+            frontier.complete(name, done(grant), turn_ids(grant))
+
+    with closing(SqliteFrontier(path, Policy(robots=False, delay=0.0, per_host=2))) as frontier:
+        frontier.put([found for n in range(10) for found in images(30, f"{n}.example")])
+        with ThreadPoolExecutor(8) as pool:
+            for job in [pool.submit(work, f"w{n}") for n in range(8)]:
+                job.result(timeout=60)
+        assert (len(urls_done), len(set(urls_done)), frontier.stats().success) == (300, 300, 300)

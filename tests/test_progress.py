@@ -1,0 +1,330 @@
+"""What people see: numbers, lines and bars, on a terminal and elsewhere, with a clock of the test's own."""
+
+import errno
+import io
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tqdm import tqdm
+
+from crawler.crawl import Summary
+from crawler.errors import DiskError
+from crawler.model import FrontierStats, ImageRecord, WorkerStats
+from crawler.progress import (
+    Console,
+    DownloadLine,
+    Speed,
+    clock_time,
+    describe_counts,
+    describe_summary,
+    describe_workers,
+)
+from crawler.worker import WorkerProgress
+
+
+class Clock:
+    """Stands still until it is told."""
+
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    """A terminal that remembers everything."""
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def newest(self) -> str:
+        """What was drawn last, bar by bar, without the cursor's moves."""
+        return self.getvalue().rpartition("pages ")[2].replace("\x1b[A", "").replace("\r", "").strip()
+
+
+class Broken(Terminal):
+    """A stream whose other end goes away, or is full."""
+
+    number = 0
+
+    def write(self, text: str) -> int:
+        if self.number:
+            raise OSError(self.number, "gone")
+        return super().write(text)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("LINES", "30")
+
+
+RECORD = ImageRecord(url="http://a.example/1.png", status="success")
+WALKING = FrontierStats(
+    pages_done=3, pages_waiting=4, pages_leased=1, pages_failed=1, discovered=40, success=10, hosts=2
+)
+WALKED = FrontierStats(pages_done=9, discovered=40, success=10, duplicate=5, failed=5, bytes=2_000_000, hosts=1)
+
+
+# speed ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_rate_begins_where_the_crawl_goes_on(clock: Clock) -> None:
+    speed = Speed(clock)
+    assert speed.update(5_000) == 0
+    clock.now += 2
+    assert speed.update(5_010) == 5
+
+
+def test_a_rate_forgets_what_is_long_ago(clock: Clock) -> None:
+    speed = Speed(clock)
+    for total in (0, 1_000, *[1_000] * 12):
+        clock.now += 1
+        rate = speed.update(total)
+    assert rate == 0
+
+
+# lines ----------------------------------------------------------------------------------------------------------------
+
+
+def test_off_a_terminal_there_is_a_line_every_thirty_seconds(clock: Clock) -> None:
+    err = io.StringIO()
+    console = Console(out=io.StringIO(), err=err, clock=clock)
+    for _ in range(4 * 61):
+        clock.now += 0.25
+        console.update(WALKED)
+    console.close()
+    assert err.getvalue() == f"{describe_counts(WALKED)}, 0.0 img/s, 0.0 MB/s\n" * 2
+
+
+def test_quiet_means_no_line_and_no_bar(clock: Clock) -> None:
+    for err in (io.StringIO(), Terminal()):
+        console = Console(quiet=True, out=io.StringIO(), err=err, clock=clock)
+        clock.now += 31
+        console.update(WALKED)
+        console.say("hello")
+        console.close()
+        assert err.getvalue() == ""
+
+
+def test_the_counts_add_up() -> None:
+    stats = msgspec.structs.replace(WALKING, leased=7, waiting=20, duplicate=2, failed=1)
+    assert describe_counts(stats) == (
+        "pages 4/9, images 13/40: 10 saved, 2 duplicate, 1 failed, 7 in work, 20 waiting; hosts 2"
+    )
+
+
+@pytest.mark.parametrize(("gap", "shown"), [(0.25, "0.25"), (1.0, "1"), (1.5, "1.5"), (12.0, "12"), (300.0, "300")])
+def test_the_host_that_limits_is_named_with_what_lifts_it(gap: float, shown: str) -> None:
+    stats = msgspec.structs.replace(WALKING, limiting_host="a.example", limiting_gap=gap)
+    assert describe_counts(stats).endswith(
+        f"; a.example is asked every {shown} s (your own site? --delay 0 --per-host 8)"
+    )
+
+
+def test_a_host_without_a_gap_limits_nothing() -> None:
+    stats = msgspec.structs.replace(WALKING, limiting_host="a.example")
+    assert "a.example" not in describe_counts(stats)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.4, "00:00"), (61, "01:01"), (3_599.6, "1:00:00"), (90_000, "25:00:00")]
+)
+def test_clock_time(seconds: float, shown: str) -> None:
+    assert clock_time(seconds) == shown
+
+
+# bars -----------------------------------------------------------------------------------------------------------------
+
+
+def test_bars_show_the_numbers_and_no_end_while_pages_are_walked(clock: Clock) -> None:
+    err = Terminal()
+    console = Console(out=Terminal(), err=err, clock=clock)
+    console.update(WALKING)
+    clock.now += 10
+    console.update(msgspec.structs.replace(WALKING, success=30, bytes=5_000_000))
+    assert err.newest.startswith("4/9  hosts 2")
+    assert "images 30/40 [00:10, 2.0 img/s, 0.5 MB/s]  ok 30  dup 0  fail 0" in err.newest
+    assert "%" not in err.newest and "<" not in err.newest
+    console.close()
+
+
+def test_the_time_left_is_told_once_the_total_is_known(clock: Clock) -> None:
+    err = Terminal()
+    console = Console(out=Terminal(), err=err, clock=clock)
+    console.update(msgspec.structs.replace(WALKED, success=0))
+    clock.now += 10
+    console.update(WALKED)  # ten more in ten seconds, and twenty to go
+    assert "images  50% |" in err.newest and "20/40 [00:10<00:20, 1.0 img/s" in err.newest
+    console.close()
+
+
+def test_an_open_list_means_that_no_total_is_known(clock: Clock) -> None:
+    err = Terminal()
+    console = Console(out=Terminal(), err=err, clock=clock)
+    console.update(msgspec.structs.replace(WALKED, lists_open=1))
+    assert "%" not in err.newest
+    console.close()
+
+
+def test_the_terminal_is_left_at_the_beginning_of_a_line(clock: Clock) -> None:
+    err = Terminal()
+    console = Console(out=Terminal(), err=err, clock=clock)
+    console.update(WALKED)
+    console.close()
+    assert err.getvalue().endswith("\r")
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO])
+def test_a_terminal_that_is_gone_stops_nobody(clock: Clock, number: int) -> None:
+    err = Broken()
+    console, line = Console(out=io.StringIO(), err=err, clock=clock), DownloadLine(err=err, clock=clock)
+    console.update(WALKING)
+    err.number = number
+    clock.now += 10
+    for _ in range(2):
+        console.update(WALKED)
+        line.update(WorkerProgress(saved=1))
+    for view in (console, line):
+        view.say("hello")
+        view.close()
+    elsewhere = threading.Thread(target=tqdm.write, args=("a warning",), kwargs={"file": io.StringIO()}, daemon=True)
+    elsewhere.start()
+    elsewhere.join(10)
+    assert not elsewhere.is_alive()  # no lock was left behind
+
+
+# results --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stream", "flags", "shown"),
+    [
+        (io.StringIO, {}, True),
+        (io.StringIO, {"quiet": True}, True),
+        (Terminal, {}, False),
+        (Terminal, {"verbose": True}, True),
+        (Terminal, {"as_json": True}, True),
+    ],
+)
+def test_results_are_shown_where_they_are_wanted(
+    stream: Callable[[], io.StringIO], flags: dict[str, Any], shown: bool
+) -> None:
+    out = stream()
+    Console(out=out, err=io.StringIO(), **flags).results([RECORD])
+    assert ("a.example" in out.getvalue()) is shown
+
+
+def test_results_are_record_lines_or_manifest_rows() -> None:
+    lines, rows = io.StringIO(), io.StringIO()
+    Console(out=lines, err=io.StringIO()).results([RECORD])
+    Console(out=rows, err=io.StringIO(), as_json=True).results([RECORD])
+    assert lines.getvalue() == "http://a.example/1.png--->success\n"
+    assert msgspec.json.decode(rows.getvalue(), type=ImageRecord) == RECORD
+
+
+def test_what_a_site_says_can_t_steer_the_terminal() -> None:
+    out = Terminal()
+    record = msgspec.structs.replace(RECORD, alt="\x1b]0;owned\x07\x9b2J\n\u202egnp.exe", title="harmlos 漢")
+    Console(out=out, err=io.StringIO(), as_json=True).results([record])
+    assert out.getvalue().removesuffix("\n").isprintable()
+    assert msgspec.json.decode(out.getvalue(), type=ImageRecord) == record
+
+
+def test_a_reader_that_went_away_ends_the_results_and_nothing_else() -> None:
+    out = Broken()
+    out.number = errno.EPIPE
+    console = Console(out=out, err=io.StringIO(), verbose=True)
+    console.results([RECORD])
+    console.results([RECORD])
+
+
+def test_results_that_can_t_be_written_are_a_fault_of_the_disk() -> None:
+    out = Broken()
+    out.number = errno.ENOSPC
+    with pytest.raises(DiskError, match="standard output"):
+        Console(out=out, err=io.StringIO(), verbose=True).results([RECORD])
+
+
+# a downloader ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_downloader_tells_its_numbers(clock: Clock) -> None:
+    on, off = Terminal(), io.StringIO()
+    lines = [DownloadLine(err=err, clock=clock) for err in (on, off)]
+    for saved in (0, 62):
+        for line in lines:
+            line.update(WorkerProgress(saved=saved, failed=2, received=saved * 1_000_000, leases=7))
+        clock.now += 31
+    for line in lines:
+        line.update(WorkerProgress(saved=62, failed=2, received=62_000_000, leases=7))
+        line.close()
+    assert "ok 62  fail 2  " in on.getvalue() and "leases 7" in on.getvalue()
+    assert off.getvalue().count("ok 62  fail 2  ") == 2 == off.getvalue().count("\n")
+
+
+def test_a_downloader_counts_down_while_its_master_is_missing(clock: Clock) -> None:
+    err = Terminal()
+    line = DownloadLine(err=err, clock=clock)
+    line.wait(50.0, "Connection \x1b refused")
+    clock.now += 2
+    line.update(WorkerProgress())
+    assert "no master (Connection \\u001b refused); giving up in 48 s" in err.getvalue()
+    clock.now += 2
+    line.update(WorkerProgress(saved=3))
+    assert err.getvalue().rpartition("\r")[2].startswith("ok 3")
+    line.close()
+
+
+# the end --------------------------------------------------------------------------------------------------------------
+
+
+def summary(interrupted: bool = False, **counts: Any) -> Summary:
+    return Summary(stats=FrontierStats(**counts), output=Path("a b"), elapsed=65.0, interrupted=interrupted)
+
+
+def test_the_summary_tells_what_came_of_it_and_why_not_more() -> None:
+    text = describe_summary(
+        summary(
+            success=12, duplicate=3, failed=3, bytes=1_500_000, pages_done=4, pages_failed=1, hosts=2, bad_lines=1,
+            reasons={"http-404": 2, "robots": 1}, page_reasons={"timeout": 1}, robots_reasons={"dns": 1},
+        )
+    )  # fmt: skip
+    head, *rows = text.splitlines()
+    assert head == "Done in 01:05: 12 images saved (1.5 MB) from 4 pages on 2 hosts"
+    assert [tuple(row.strip().split("  ", 1)) for row in rows if "a b" not in row] == [
+        ("duplicate", "   3"),
+        ("failed", "      3: http-404 2, robots 1"),
+        ("pages failed", "1: timeout 1"),
+        ("robots.txt", "  1: dns 1"),
+        ("bad lines", "   1"),
+    ]
+    assert str(Path("a b", "manifest.jsonl")) in text and str(Path("a b", "results.txt")) in text
+
+
+def test_one_is_one() -> None:
+    text = describe_summary(summary(success=1, pages_done=1, hosts=1))
+    assert text.startswith("Done in 01:05: 1 image saved (0.0 MB) from 1 page on 1 host\n")
+
+
+@pytest.mark.parametrize("command", ["run", "harvest"])
+def test_an_interrupted_crawl_tells_what_to_type_next(command: str) -> None:
+    text = describe_summary(summary(interrupted=True, waiting=1, pages_waiting=2), command)
+    assert text.startswith("Interrupted after 01:05: 0 images")
+    assert "waiting       1 image, 2 pages" in text
+    assert text.splitlines()[-1] == f"Continue with:  crawler {command} -o 'a b'"
+
+
+def test_a_worker_s_name_can_t_steer_the_terminal() -> None:
+    (line,) = describe_workers(FrontierStats(workers=(WorkerStats(name="x\x1b[2J", leases=2, settled=5, silent=1.2),)))
+    assert line.isprintable() and line.endswith("2 leases, 5 settled, last seen 1 s ago")

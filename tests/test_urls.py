@@ -1,0 +1,210 @@
+"""URLs: resolved as a browser does, one spelling each, and record lines that nobody forges."""
+
+import re
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from crawler.urls import (
+    MAX_URL_LENGTH,
+    canonicalize,
+    format_record_line,
+    host_key,
+    is_loopback,
+    origin,
+    parse_record_line,
+    resolve,
+)
+
+#: Any text, rich in what means something in a URL, a record line or a terminal.
+HOSTILE = st.lists(
+    st.sampled_from(["--->", "--->success", "--->failed: dns", "\n", "\r\n", "\u2028", "<", ">", '"', " ", "'", "\\"])
+    | st.sampled_from(["%", "%3E", "%zz", "#", "?", "/", "//", "..", "@", ":", "&", "\x00", "\t", "ä", "漢", "🐈"])
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    max_size=8,
+).map("".join)
+#: Where a page could put it.
+PLACES = ["http://A.example/{}", "http://a.example/?{}", "https://a.example/#{}", "http://a:b@a.example:8080/{0}?{0}#{0}",
+          "HTTPS://ä.example//{0}/../{0}"]  # fmt: skip
+URLS = st.builds(str.format, st.sampled_from(PLACES), HOSTILE)
+ANYTHING = st.builds("{}{}".format, st.sampled_from(["http://", "https:", "//", ""]), HOSTILE)
+
+
+@pytest.mark.parametrize(
+    ("base", "reference", "url"),
+    [
+        ("http://a.example/b/c", "d.jpg", "http://a.example/b/d.jpg"),
+        ("http://a.example/b/c", "/d", "http://a.example/d"),
+        ("http://a.example/b/c", "../../../d", "http://a.example/d"),
+        ("https://a.example/", "//b.example/x", "https://b.example/x"),
+        ("http://a.example/b?x#y", "?z", "http://a.example/b?z"),
+        ("http://a.example/b", "", "http://a.example/b"),
+        ("http://a.example/", " \n x\ty.jpg ", "http://a.example/xy.jpg"),
+        ("http://a.example/", "\\b\\c", "http://a.example/b/c"),
+        ("http://a.example/b", "http:c", "http://a.example/c"),
+        (None, "http:/a.example", "http://a.example/"),
+    ],
+)
+def test_references_resolve_as_in_a_browser(base: str | None, reference: str, url: str) -> None:
+    assert resolve(base, reference) == url
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["data:image/png;base64,AA==", "javascript:alert(1)", "mailto:a@b.example", "ftp://a.example/", "file:///etc/passwd",
+     "blob:http://a.example/1", "http://", "http://a b/", "http://[::1", "http://a.example:99999/", "http://a%00b/",
+     "http://1.2.3.4.5/", "\ud800"],
+)  # fmt: skip
+def test_what_is_no_http_url_resolves_to_none(reference: str) -> None:
+    assert resolve("http://a.example/", reference) is None
+    assert resolve(None, reference) is None
+
+
+@pytest.mark.parametrize(("base", "reference"), [(None, "x.jpg"), ("data:,x", "x.jpg"), ("", "x"), ("rubbish", "/x")])
+def test_a_relative_reference_needs_a_base(base: str | None, reference: str) -> None:
+    assert resolve(base, reference) is None
+
+
+@given(ANYTHING, ANYTHING)
+def test_resolve_never_raises_and_gives_http_or_none(base: str, reference: str) -> None:
+    url = resolve(base, reference)
+    assert url is None or re.match(r"https?://[^/]", url)
+
+
+@pytest.mark.parametrize(
+    ("url", "canonical"),
+    [
+        ("HTTP://EXAMPLE.org", "http://example.org/"),
+        ("http://user:secret@a.example/x", "http://a.example/x"),
+        ("http://user@a.example:8080/@x?@y", "http://a.example:8080/@x?@y"),
+        ("http://a.example/x#part", "http://a.example/x"),
+        ("http://a.example/x#", "http://a.example/x"),
+        ("http://a.example/x?#a?b", "http://a.example/x?"),
+        ("http://a.example:80/", "http://a.example/"),
+        ("https://a.example:443/", "https://a.example/"),
+        ("http://a.example:443/", "http://a.example:443/"),
+        ("http://a.example/a/./b/../c", "http://a.example/a/c"),
+        ("http://a.example/a/%2e%2e/c", "http://a.example/c"),
+        ("http://a.example/ä b?ü=ö", "http://a.example/%C3%A4%20b?%C3%BC=%C3%B6"),
+        ("http://a.example/%7Ex?q=%41", "http://a.example/%7Ex?q=%41"),
+        ("http://a.example/100%", "http://a.example/100%"),
+        ('http://a.example/<">?<">', "http://a.example/%3C%22%3E?%3C%22%3E"),
+        ("http://a.example/?b=2&a=1&", "http://a.example/?b=2&a=1&"),
+        ("http://Bücher.example/", "http://xn--bcher-kva.example/"),
+        ("http://a。example/", "http://a.example/"),
+        ("http://127.1/", "http://127.0.0.1/"),
+        ("http://0x7f000001/", "http://127.0.0.1/"),
+        ("http://[::0001]:80/", "http://[::1]/"),
+    ],
+)
+def test_a_url_has_one_spelling(url: str, canonical: str) -> None:
+    assert canonicalize(url) == canonical
+    assert canonicalize(canonical) == canonical
+
+
+@pytest.mark.parametrize(
+    "url", ["", "a.example", "/x", "ftp://a.example/", "http://", "http://xn--a-ä.example/", "\udcff"]
+)
+def test_what_is_no_http_url_has_no_canonical_form(url: str) -> None:
+    with pytest.raises(ValueError, match="not an http"):
+        canonicalize(url)
+
+
+def test_the_longest_url_is_still_one_and_a_longer_one_is_not() -> None:
+    longest = "http://a.example/".ljust(MAX_URL_LENGTH, "x")
+    assert canonicalize(longest) == longest
+    assert canonicalize(f"{longest}#{longest}") == longest
+    with pytest.raises(ValueError, match=f"longer than {MAX_URL_LENGTH}"):
+        canonicalize(longest + "x")
+    with pytest.raises(ValueError, match="longer than"):
+        canonicalize(longest[:-1] + "ä")
+
+
+def test_a_complaint_about_a_url_is_short() -> None:
+    with pytest.raises(ValueError, match="not an http") as caught:
+        canonicalize("x" * 1_000_000)
+    assert len(str(caught.value)) < 300
+
+
+@given(URLS | ANYTHING)
+def test_canonical_urls_are_stable_plain_ascii(url: str) -> None:
+    try:
+        canonical = canonicalize(url)
+    except ValueError:
+        return
+    assert canonicalize(canonical) == canonical
+    assert re.fullmatch(r"https?://[^/?#@]+/[!-~]*", canonical)
+    assert not set(canonical) & set('<>" #')
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "where"),
+    [
+        ("http://a.example/x", "a.example", "http://a.example"),
+        ("https://a.example:443/", "a.example", "https://a.example"),
+        ("https://a.example:8443/", "a.example:8443", "https://a.example:8443"),
+        ("http://[::1]:81/", "[::1]:81", "http://[::1]:81"),
+        ("http://Ä.example/", "xn--4ca.example", "http://xn--4ca.example"),
+    ],
+)
+def test_hosts_and_origins(url: str, key: str, where: str) -> None:
+    assert (host_key(url), origin(url)) == (key, where)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST.", "localhost:8080", "foo.localhost", "a.b.localhost.:80", "127.0.0.1", "127.0.0.1:80",
+     "127.255.0.9", "127.1", "0x7f.1", "2130706433", "127.0.0.1.", "[::1]", "[::1]:80", "::1", "[0:0::1]",
+     "::ffff:127.0.0.1", "[::ffff:7f00:1]:80"],
+)  # fmt: skip
+def test_these_are_this_machine(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", ":80", "example.org", "localhost.evil.com", "notlocalhost", "evil-localhost", "127.0.0.1.evil.com",
+     "127.evil.com", "128.0.0.1", "0.0.0.0", "[::]", "::", "192.168.0.1:80", "[::ffff:10.0.0.1]", "[fe80::1]", "::2",
+     "localhost:99999", "localhost/", "x@localhost", "evil.com#.localhost", "evil.com/.localhost",
+     "evil.com\\.localhost", "evil.com?.localhost", "local\nhost", "%6cocalhost", "[::1", "::1]:80", "[localhost]",
+     "1.2.3.4.5"],
+)  # fmt: skip
+def test_these_are_not_this_machine(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@settings(max_examples=2_000)  # in five places each
+@given(HOSTILE, st.sampled_from(["", "dns", "http-404", "not-an-image"]))
+@example("--->success", "dns")
+@example("\nhttp://b.example/--->success", "dns")
+@example("--->failed: dns#--->success", "")
+def test_record_lines_come_back_as_they_were(text: str, reason: str) -> None:
+    for place in PLACES:
+        canonical = canonicalize(place.format(text))
+        line = format_record_line(canonical, reason)
+        assert line.isascii()
+        assert line.isprintable()
+        assert line.count("--->") == 1
+        assert parse_record_line(line) == (canonical, reason)
+
+
+@pytest.mark.parametrize("line", ["http://a.example/x--->success", "https://a.example/--->failed: http-404"])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_record_lines_may_end_as_lines_do(line: str, end: str) -> None:
+    assert format_record_line(*parse_record_line(line + end)) == line
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "\n", "http://a.example/", "--->success", "http://--->success", "http://a.example/--->", "success",
+     "http://a.example/--->Success", "http://a.example/--->success ", " http://a.example/--->success",
+     "http://a.example/--->failed", "http://a.example/--->failed: ", "http://a.example/--->failed:dns",
+     "http://a.example/--->failed: DNS", "http://a.example/--->failed: no such", "ftp://a.example/--->success",
+     "HTTP://a.example/--->success", "http://a.example/--->success--->success", "http://a.example/ä--->success",
+     "http://a.example/ b--->success", "http://a.example/\nhttp://b.example/--->success", "http://a.example/-->success",
+     "http://a.example/--->success\nhttp://b.example/--->success", "http://a.example/\x00--->success"],
+)  # fmt: skip
+def test_other_lines_are_no_record_lines(line: str) -> None:
+    with pytest.raises(ValueError, match="not a record line"):
+        parse_record_line(line)
