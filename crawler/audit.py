@@ -12,9 +12,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from crawler.config import settings_for
-from crawler.crawl import own, policy
+from crawler.crawl import policy
 from crawler.errors import ConfigError, DiskError
 from crawler.frontier.sqlite import SqliteFrontier
+from crawler.lock import own
 from crawler.manifest import ManifestWriter, read_manifest
 from crawler.model import ImageRecord
 from crawler.storage import LocalStore, store_id

@@ -28,6 +28,7 @@ class Download:
         join: the join file.
         output: directory in which pictures are saved.
         config: this box's settings; all others come from the master.
+        connect: ``host:port`` to use instead of the join file's addresses.
         slot: number of this process among those that share the directory.
         on_wait: told about every pause: seconds left, reason.
     """
@@ -38,6 +39,7 @@ class Download:
         output: Path,
         config: CrawlConfig,
         *,
+        connect: str | None = None,
         slot: int = 0,
         on_wait: Callable[[float, str], None] | None = None,
     ) -> None:
@@ -45,7 +47,9 @@ class Download:
         self.name = "download"
         self._stop = threading.Event()
         self._worker: Worker | None = None
-        self._frontier = RemoteFrontier(read_join(join), wait=config.box.wait, on_wait=on_wait, stop=self._stop)
+        known = read_join(join)
+        known = known.at(connect) if connect else known
+        self._frontier = RemoteFrontier(known, wait=config.box.wait, on_wait=on_wait, stop=self._stop)
 
     def run(self) -> GrantState:
         """Returns ``drained`` when the crawl is over, ``draining`` when the master or we were told to stop.

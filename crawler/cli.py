@@ -76,6 +76,7 @@ def harvest(**flags: Any) -> int:
 )
 @option("-t", "--threads", type=int, help="Downloads at a time. [16]")
 @option("--wait", type=float, help="Seconds to wait for the master at first. [60]")
+@option("--connect", metavar="HOST:PORT", help="Where the master is, if not where the join file says.")
 @click.option("--slot", type=int, hidden=True, help="Number among the processes that share the directory.")
 @about_output
 def download(
@@ -83,6 +84,7 @@ def download(
     output: Path,
     threads: int | None,
     wait: float | None,
+    connect: str | None,
     slot: int | None,
     quiet: bool,
     verbose: bool,
@@ -96,7 +98,7 @@ def download(
     set_up_logs(None, quiet=quiet, verbose=verbose, debug=debug)
     line = DownloadLine(quiet=quiet or slot is not None)
     config = CrawlConfig.load(("command line", from_flags({"threads": threads, "wait": wait})))
-    box = Download(join, output, config, slot=slot or 0, on_wait=line.wait)
+    box = Download(join, output, config, connect=connect, slot=slot or 0, on_wait=line.wait)
     return _work(box, line, output, is_child=slot is not None)
 
 
@@ -115,10 +117,58 @@ def status(directory: Path, as_json: bool) -> int:
         click.echo(msgspec.json.encode(stats))
         return 0
     state = {"drained": "finished", "draining": "stopping"}.get(stats.state, "running" if is_running else "stopped")
+    state = "paused" if stats.is_paused else state
     click.echo(f"{directory}: {state}; {describe_counts(stats)}")
     for text in describe_workers(stats) if is_running else []:
         click.echo(text)
     return 0
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+def stop(directory: Path) -> int:
+    """Have a running crawl finish what is under way and end; the same command goes on with it."""
+    return _order(directory, "stop")
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+def pause(directory: Path) -> int:
+    """Have a running crawl hand out nothing until it is told to resume."""
+    return _order(directory, "pause")
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+def resume(directory: Path) -> int:
+    """Have a paused crawl go on."""
+    return _order(directory, "resume")
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--store", "stores", multiple=True, type=click.Path(path_type=Path), help="A store to look at, too.")
+def verify(directory: Path, stores: tuple[Path, ...]) -> int:
+    """Hash every file and compare with the records; pictures in stores not looked at are elsewhere, not missing."""
+    from crawler.audit import verify as audit
+    from crawler.progress import describe_audit
+
+    found = audit(directory, stores)
+    _tell(describe_audit(found))
+    return 0 if found.is_good else 9
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
+def gather(directory: Path, stores: tuple[Path, ...]) -> int:
+    """Bring the pictures of other stores into the crawl's own directory, and have its records say so."""
+    from crawler.audit import gather as bring
+    from crawler.progress import describe_gathered
+
+    found = bring(directory, stores)
+    _tell(describe_gathered(found))
+    return 9 if found.missing else 0
 
 
 @cli.command(short_help="Crawl the bundled web and check the result.")
@@ -227,6 +277,17 @@ def _crawl(flags: dict[str, Any], *, downloads_here: bool) -> int:
     if summary.complaint:
         _complain(summary.complaint, 0)
     return summary.exit_code
+
+
+def _order(directory: Path, order: Any) -> int:
+    """The body of ``stop``, ``pause`` and ``resume``."""
+    from crawler.control import give
+    from crawler.lock import is_running
+
+    if not is_running(directory):
+        raise ConfigError(f"no crawl is running in {directory}")
+    give(directory, order)
+    return 0
 
 
 def _work(box: Any, line: Any, output: Path, *, is_child: bool) -> int:

@@ -87,6 +87,10 @@ class QueueSettings(Struct, frozen=True, kw_only=True):
     """The managed queue."""
 
     listen: str = "127.0.0.1:0"
+    #: ``auto``: TLS wherever others than this machine can reach the queue; ``always``: on loopback, too.
+    tls: Literal["auto", "always"] = "auto"
+    #: Name or address under which others reach this machine; empty: what it is bound to, or its own name.
+    advertise: str = ""
     #: Seconds for which a request is lent to a worker that is not heard of.
     lease: float = 120.0
 
@@ -168,9 +172,9 @@ class CrawlConfig(Struct, frozen=True, kw_only=True):
             raise ConfigError("user_agent and contact must be one line of printable ASCII")
 
     def shared(self) -> dict[str, Any]:
-        """What downloaders are told: every section but the box's and the queue's address."""
+        """What downloaders are told: every section but the box's and where the queue is."""
         tables = self.own()
-        del tables["queue"]["listen"]
+        tables["queue"] = {"lease": self.queue.lease}
         return tables
 
     def own(self) -> dict[str, dict[str, Any]]:

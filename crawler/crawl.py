@@ -1,8 +1,8 @@
 """The roof's floor plan: the one place where rooms are connected, for a master and for a downloader."""
 
 import logging
+import platform
 import shlex
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,16 +10,18 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from crawler.box import build_downloader, build_fetcher, worker_settings
 from crawler.config import CRAWL_FILE, CrawlConfig, settings_for
+from crawler.control import take
 from crawler.engines.base import Elsewhere, Engine
 from crawler.engines.client import RemoteFrontier
-from crawler.engines.join import JoinFile, new_key, read_join, write_join
+from crawler.engines.join import JoinFile, advertised, new_key, read_join, write_join
 from crawler.engines.local import ProcessEngine, ThreadEngine
 from crawler.engines.manager import QueueManager
 from crawler.engines.server import Server
+from crawler.engines.tls import ensure_certificate
 from crawler.engines.wire import format_address, parse_address
 from crawler.errors import ConfigError, CrawlerError, DiskError
 from crawler.frontier.base import PROTOCOL, Frontier
@@ -27,11 +29,13 @@ from crawler.frontier.politeness import Policy
 from crawler.frontier.sqlite import SqliteFrontier
 from crawler.harvest.harvester import Harvester
 from crawler.harvest.lists import ListReader
+from crawler.lock import own, try_to_own
 from crawler.manifest import ManifestWriter
 from crawler.model import FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, Verdict
 from crawler.robots import RobotsHandler
 from crawler.seeds import Source
 from crawler.storage import LocalStore, disk_faults, write_file
+from crawler.urls import is_loopback
 from crawler.worker import Handler, Worker
 
 _log = logging.getLogger(__name__)
@@ -169,6 +173,9 @@ class Crawl:
         self._interrupts = 0
         self._frontier: _Frontier | None = None
         self._engines: list[Engine] = []
+        #: Workers that have been heard of.
+        self._known = {_HARVESTER, _THREADS}
+        self._on_join: Callable[[str], None] = _ignore
 
     @property
     def join(self) -> Path:
@@ -240,24 +247,25 @@ class Crawl:
         return frontier
 
     def _serve(self, frontier: Frontier, stack: ExitStack) -> Server:
-        """Serve the queue where it was served before, with the same key, and write the join file."""
+        """Serve the queue where it was served before, with the same key and certificate, and write the join file."""
+        queue = self.config.queue
         before = read_join(self.join) if self.join.exists() else None
-        host, port = parse_address(self.config.queue.listen, lowest_port=0)
-        chosen = port != 0
-        if not chosen and before is not None:
+        host, port = parse_address(queue.listen, lowest_port=0)
+        is_chosen = port != 0
+        if not is_chosen and before is not None:
             port = parse_address(before.addresses[0])[1]
         key = before.key if before is not None else new_key()
-        join = JoinFile(crawl=self.output.resolve().name, addresses=(), key=key)
+        tls = ensure_certificate(self.output) if queue.tls == "always" or not is_loopback(host) else None
+        join = JoinFile(crawl=self.output.resolve().name, addresses=(), key=key, cert=tls.pem if tls else "")
         try:
-            server = QueueManager((host, port), join.authkey, frontier=frontier).get_server()
+            server = QueueManager((host, port), join.authkey, frontier=frontier).get_server(tls=tls)
         except ConfigError:
-            if chosen or port == 0:
+            if is_chosen or port == 0:
                 raise
             _log.warning("port %d is taken by now; downloaders need the new join file", port)
-            server = QueueManager((host, 0), join.authkey, frontier=frontier).get_server()
+            server = QueueManager((host, 0), join.authkey, frontier=frontier).get_server(tls=tls)
         stack.callback(server.stop)
-        address = server.start()
-        write_join(self.join, JoinFile(crawl=join.crawl, addresses=(format_address(address),), key=key))
+        write_join(self.join, structs.replace(join, addresses=advertised(server.start(), queue.advertise)))
         return server
 
     def _harvest(self, frontier: Frontier, stack: ExitStack) -> Engine:
@@ -299,9 +307,16 @@ class Crawl:
                 engine.wait(_FAREWELL)
 
     def _greet(self, server: Server, *, downloads_here: bool) -> None:
+        _log.info("action=start output=%s queue=%s", self.output, format_address(server.listener.address))
         if not downloads_here:
+            self._on_join = lambda name: self._view.say(f"{name} joined")
             self._view.say(f"Queue on {format_address(server.listener.address)}. Start downloaders with:")
             self._view.say(f"    crawler download {shlex.quote(str(self.join))} -o pictures")
+            if not is_loopback(server.listener.address[0]):
+                self._view.say("On another box, with a copy of that file, which is the one credential:")
+                self._view.say(f"    scp {platform.node()}:{shlex.quote(str(self.join.resolve()))} join")
+                self._view.say("    crawler download join -o pictures")
+            self._view.say("Waiting for the first downloader.")
 
     # watching -----------------------------------------------------------------------------------------------------
 
@@ -312,6 +327,7 @@ class Crawl:
             downloads.wait(0)
             if frontier.fault is not None:
                 raise frontier.fault
+            self._obey(frontier)
             self._pump(frontier, manifest)
         patience = self.config.fetch.total_timeout if self._interrupts else _FAREWELL
         deadline = time.monotonic() + patience
@@ -319,6 +335,17 @@ class Crawl:
             self._pump(frontier, manifest)
             if downloads.wait(_TICK) and self._is_farewell_said(frontier):
                 return
+
+    def _obey(self, frontier: _Frontier) -> None:
+        """Do what an order says that was left in the directory."""
+        order = take(self.output)
+        if order is None:
+            return
+        self._view.say({"stop": "Told to stop.", "pause": "Paused.", "resume": "Going on."}[order])
+        if order == "stop":
+            self.interrupt()
+        else:
+            frontier.pause(order == "pause")
 
     @staticmethod
     def _is_farewell_said(frontier: Frontier) -> bool:
@@ -331,7 +358,13 @@ class Crawl:
         while rows := frontier.records(manifest.last, _PAGE):
             manifest.append(rows)
             self._view.results([record for _, record in rows])
-        self._view.update(frontier.stats())
+        stats = frontier.stats()
+        for worker in stats.workers:
+            if worker.name not in self._known:
+                self._known.add(worker.name)
+                _log.info("action=join worker=%s", worker.name)
+                self._on_join(worker.name)
+        self._view.update(stats)
 
 
 def run(
@@ -363,7 +396,7 @@ def look_at(directory: Path) -> tuple[FrontierStats, bool]:
     path = directory / "frontier.sqlite"
     if not path.exists():
         raise ConfigError(f"{directory} is no crawl: there is no frontier.sqlite in it")
-    release = _lock(directory)
+    release = try_to_own(directory)
     if release is None:
         remote = RemoteFrontier(read_join(directory / "join"), wait=_FAREWELL)
         try:
@@ -393,38 +426,9 @@ def policy(config: CrawlConfig) -> Policy:
     )
 
 
-def own(directory: Path) -> Callable[[], None]:
-    """Own a crawl's directory for as long as this process lives, or until the returned function is called.
-
-    Raises:
-        DiskError: somebody else owns it, or it can't be written.
-    """
-    release = _lock(directory)
-    if release is None:
-        raise DiskError(f"another crawler is at work in {directory}; see: crawler status {directory}")
-    return release
-
-
-def _lock(directory: Path) -> Callable[[], None] | None:
-    """What lets go of the directory again; None where somebody else owns it.
-
-    SQLite's lock on an empty database is a lock that every system knows and that dies with its owner.
-    """
-    lock: sqlite3.Connection | None = None
-    try:
-        lock = sqlite3.connect(directory / ".lock", isolation_level=None, check_same_thread=False, timeout=0)
-        lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
-        if lock is not None:
-            lock.close()
-        cause = error.sqlite_errorcode & 0xFF  # without what extended codes add
-        if cause == sqlite3.SQLITE_BUSY:
-            return None
-        full = cause == sqlite3.SQLITE_FULL
-        advice = "free some space, then run the same command again" if full else "choose another directory with -o"
-        raise DiskError(f"can't write to {directory}: {error}; {advice}") from error
-    return lock.close
-
-
 def _do_nothing() -> None:
+    pass
+
+
+def _ignore(name: str) -> None:
     pass

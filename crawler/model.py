@@ -94,6 +94,8 @@ class Turn(Struct, frozen=True, kw_only=True):
     host: str
     #: Seconds from the start of one request to the start of the next.
     gap: float = 0.0
+    #: The part of it that the site itself asks for (Crawl-delay), below which no dice may go.
+    least_gap: float = 0.0
     #: Origin → the robots.txt lines that concern us; a missing origin has no rules.
     robots: dict[str, str] = {}
     leases: tuple[Lease, ...] = ()
@@ -198,6 +200,7 @@ class FrontierStats(Struct, frozen=True, kw_only=True):
     """The one source of every number shown. Images: waiting + leased + success + duplicate + failed = discovered."""
 
     state: GrantState = "wait"
+    is_paused: bool = False
     discovered: int = 0
     waiting: int = 0
     leased: int = 0

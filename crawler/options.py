@@ -57,6 +57,11 @@ def _group(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
     return decorate
 
 
+def _negate(context: click.Context, param: click.Parameter, value: bool | None) -> bool | None:
+    """``--no-x`` → the setting ``x``; by the environment it can be said both ways."""
+    return None if value is None else not value
+
+
 about_output = _group(
     click.option("-q", "--quiet", is_flag=True, help="Only results, errors and the summary."),
     click.option("-v", "--verbose", is_flag=True, help="Results on a terminal, too, and what happens."),
@@ -87,7 +92,7 @@ about_crawl = _group(
     option("--delay", type=float, help="Seconds between two requests to a host. [1; on loopback 0]"),
     option("--per-host", type=int, help="Turns at a time for a host without a delay. [1; on loopback 16]"),
     option("--patience", type=float, help="Seconds the end waits for hosts that asked us to stay away. [60]"),
-    option("--no-robots", "robots", is_flag=True, flag_value=False, type=bool, help="Do not ask for robots.txt."),
+    option("--no-robots", "robots", is_flag=True, callback=_negate, help="Do not ask for robots.txt."),
     option("--user-agent", help="The User-Agent header. [imgcrawler/VERSION (+CONTACT)]"),
     option("--contact", help="Your mail address or page, for the sites you visit."),
     option("--types", type=_Formats(), help="Formats to keep, such as jpeg,png. [all]"),
@@ -99,6 +104,8 @@ about_crawl = _group(
         help="What a power cut spares. [batch]",
     ),
     option("--listen", metavar="HOST:PORT", help="Where the queue is served. [127.0.0.1, any port]"),
+    option("--advertise", metavar="HOST", help="Name under which downloaders reach this machine. [its own]"),
+    option("--tls", type=click.Choice(["auto", "always"]), help="Encrypt the queue: off loopback, or always. [auto]"),
     click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings file. [crawler.toml]"),
     click.option("--json", "as_json", is_flag=True, help="Results as JSON rows on standard output."),
 )

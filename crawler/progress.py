@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import msgspec
 from tqdm import tqdm
 
+from crawler.audit import Audit, Gathered
 from crawler.crawl import Summary
 from crawler.errors import DiskError
 from crawler.logs import printable
@@ -294,3 +295,20 @@ def _reasons(total: int, reasons: dict[str, int]) -> str:
 def _say(text: str, file: TextIO) -> None:
     with suppress(OSError):
         tqdm.write(text, file=file)
+
+
+def describe_audit(found: Audit) -> str:
+    """What `verify` found."""
+    elsewhere = sum(found.elsewhere.values())
+    lines = [
+        f"{found.whole} whole, {found.missing} missing, {found.damaged} damaged, {found.foreign} foreign,"
+        f" {elsewhere} elsewhere"
+    ]
+    lines += [f"  {number} in store {store}" for store, number in found.elsewhere.items()]
+    return "\n".join([*lines, *(f"  {example}" for example in found.examples)])
+
+
+def describe_gathered(found: Gathered) -> str:
+    """What `gather` did."""
+    lines = [f"{found.pictures} pictures brought here ({found.bytes / _MB:.1f} MB), {found.missing} not found"]
+    return "\n".join(lines + [f"  {number} still in store {store}" for store, number in found.elsewhere.items()])

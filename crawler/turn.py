@@ -43,7 +43,8 @@ def work_off(
             if not (may_start or _sleep_until)(next_start):
                 yield Outcome(status="released", token=lease.token)
                 break
-            next_start = clock() + turn.gap * random.uniform(0.5, 1.5)  # noqa: S311  # pace, not secrets
+            pace = turn.gap * random.uniform(0.5, 1.5)  # noqa: S311  # pace, not secrets
+            next_start = clock() + max(turn.least_gap, pace)
             outcome = _attempt(turn, request, handle)
             request = _next_in_turn(request, outcome)
             if request is None:

@@ -50,7 +50,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
 
     threads: int = 16
     #: Requests asked for at a time.
-    batch: int = 32
+    batch: int = 16
     lease: float = 120.0
     #: Longest that one request takes. Nothing is begun when less than this is left of the lease.
     request: float = 60.0

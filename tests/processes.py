@@ -29,7 +29,11 @@ class Command:
             environment = {k: v for k, v in os.environ.items() if not k.startswith("CRAWLER_")}
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "crawler", *arguments],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=folder, env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=folder,
+                env=environment,
             )
 
     def interrupt(self) -> None:

@@ -27,7 +27,9 @@ FLOORS: list[dict[str, str]] = [
     dict.fromkeys(["fetcher", "exchange", "transport", "robots", "storage", "manifest"], "instruments"),
     {"frontier": "frontier", "harvest": "harvest", "download": "download"},
     {"worker": "worker", "turn": "worker", "engines": "engines"},
-    dict.fromkeys(["config", "seeds", "box", "crawl", "progress", "report", "dashboard", "audit", "control"], "roof")
+    dict.fromkeys(
+        ["config", "seeds", "box", "crawl", "progress", "report", "dashboard", "audit", "control", "lock"], "roof"
+    )
     | dict.fromkeys(["demo", "showcase", "logs", "options", "cli", "__main__"], "roof"),
 ]
 #: Who walks pages and where does not know what is in the wings, only the seam of the one it asks for work.

@@ -230,6 +230,16 @@ def test_an_option_may_stand_in_the_environment_or_in_a_file(
     assert len(manifest_of(Path("out"))) == 3
 
 
+@pytest.mark.parametrize(("value", "asked"), [("1", False), ("0", True)])
+def test_a_flag_in_the_environment_means_what_its_name_says(
+    call: Call, site: Path, monkeypatch: pytest.MonkeyPatch, value: str, asked: bool
+) -> None:
+    monkeypatch.setenv("CRAWLER_NO_ROBOTS", value)
+    with DemoServer(site) as server:
+        call("run", server.url, "-w", 0, "-d", 0)
+        assert ("/robots.txt" in {hit.path for hit in server.requests}) is asked
+
+
 # what is told of a crawl ----------------------------------------------------------------------------------------------
 
 

@@ -287,7 +287,12 @@ def test_downloaders_hear_everything_but_what_is_the_box_s_own(config: CrawlConf
     here = msgspec.structs.replace(config, box=BoxSettings(workers=3, threads=threads, wait=7.5))
     told = msgspec.msgpack.decode(msgspec.msgpack.encode(here.shared()))
     assert set(told) == set(CrawlConfig.__struct_fields__) - {"box"}
-    assert not {key for table in told.values() for key in table} & {*BoxSettings.__struct_fields__, "listen"}
+    assert not {key for table in told.values() for key in table} & {
+        *BoxSettings.__struct_fields__,
+        "listen",
+        "tls",
+        "advertise",
+    }
     there = CrawlConfig.load(("the master's settings", told))
     assert there == msgspec.structs.replace(config, queue=QueueSettings(lease=config.queue.lease))
 

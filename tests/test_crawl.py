@@ -8,13 +8,14 @@ import pytest
 
 import crawler
 from crawler.config import CrawlConfig
-from crawler.crawl import Crawl, Summary, look_at, own
+from crawler.crawl import Crawl, Summary, look_at
 from crawler.demo import DemoServer
 from crawler.errors import ConfigError, DiskError
+from crawler.lock import own
 from crawler.model import FrontierStats
 from crawler.seeds import Source
 from crawler.showcase import compare, load_truth
-from tests.processes import many_pictures, manifest_of
+from tests.processes import manifest_of, many_pictures
 
 #: Wherever two fetches of the same picture race, either may be the first copy.
 ENGINES = {"threads": 0, "one process": 1, "two processes": 2}
@@ -89,8 +90,14 @@ def test_a_stopped_crawl_can_be_looked_at(tmp_path: Path) -> None:
         summary = crawler.run(server.url, output=tmp_path / "out")
     stats, is_running = look_at(tmp_path / "out")
     assert not is_running
-    assert (stats.success, stats.pages_done, stats.state) == (2, 1, "drained") == (
-        summary.stats.success, summary.stats.pages_done, summary.stats.state,
+    assert (
+        (stats.success, stats.pages_done, stats.state)
+        == (2, 1, "drained")
+        == (
+            summary.stats.success,
+            summary.stats.pages_done,
+            summary.stats.state,
+        )
     )
 
 

@@ -99,8 +99,9 @@ def test_a_full_disk_ends_a_run_with_3_and_the_same_command_ends_it_well(
         command = ("run", server.url, "-o", job, "-w", 1)
         full = start("full", *command)
         assert full.ends() == 3
-        (line,) = full.said.splitlines()
-        assert line.startswith("crawler: ") and ("disk is full" in line or "space" in line)
+        line = full.said.splitlines()[-1]
+        assert line.startswith("crawler: ") and "free some" in line and "same command again" in line
+        assert "Traceback" not in full.said and "Logging error" not in full.said
         assert sum(1 for path in (job / "images").rglob("*.png")) > 0
         disk.resize("20m")
         again = start("again", *command)

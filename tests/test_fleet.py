@@ -11,7 +11,7 @@ import pytest
 from crawler.demo import DemoServer
 from crawler.showcase import compare, load_truth
 from crawler.urls import parse_record_line
-from tests.processes import Command, commands, downloaders, many_pictures, manifest_of, stats_of, wait_until
+from tests.processes import Command, commands, downloaders, manifest_of, many_pictures, stats_of, wait_until
 
 Start = Callable[..., Command]
 
@@ -51,6 +51,16 @@ def test_two_downloaders_share_the_work(start: Start, job: Path, tmp_path: Path)
     assert sorted(master.results) == sorted(lines)
     assert {worker for row in manifest_of(job) if (worker := row.worker)} >= {"harvester"} - {"harvester"}
     assert pictures_in(tmp_path / "A") > 0 and pictures_in(tmp_path / "B") > 0
+
+
+def test_the_fixture_web_is_crawled_over_tls(start: Start, job: Path, tmp_path: Path) -> None:
+    with DemoServer() as server:
+        master = start("master", "harvest", server.url, "-o", job, "--tls", "always")
+        wait_until(lambda: (job / "join").exists(), "a join file")
+        box = start("A", "download", job / "join", "-o", tmp_path / "A")
+        assert (master.ends(), box.ends()) == (0, 0), master.said + box.said
+        assert compare(load_truth(server), manifest_of(job)) == []
+    assert "BEGIN CERTIFICATE" in (job / "join").read_text()
 
 
 def test_gaps_and_concurrency_are_right_in_the_servers_log(start: Start, job: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ leases. The server is made of threads in the process that owns the frontier; not
 """
 
 import errno
+import socket
 from collections.abc import Sequence
 from multiprocessing import managers, process
 from pathlib import Path
@@ -211,7 +212,7 @@ class QueueManager(managers.BaseManager):
 
 def _reason(place: Address, error: OSError) -> str:
     """Why an address can't be had, and what to do."""
-    if error.errno == errno.EADDRNOTAVAIL:
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
         return "that is not an address of this machine. Try --listen HOST:0 with one that is, or 0.0.0.0:0 for all"
     why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
     return f"{why}. Try --listen {format_address((place[0], 0))}"

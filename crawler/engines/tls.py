@@ -72,7 +72,7 @@ def server_context(certificate: Certificate) -> ssl.SSLContext:
     context.num_tickets = 0  # sessions are not resumed, so that each proves the certificate, and nothing comes unasked
     try:
         refuse_shared(certificate.key, certificate.key.stat().st_mode)
-        context.load_cert_chain(certificate.crt, certificate.key, password=b"")  # a password would be asked for
+        context.load_cert_chain(certificate.crt, certificate.key, password=None)  # a password would be asked for
     except (ssl.SSLError, FileNotFoundError) as error:
         raise _damaged(certificate.crt) from error
     except OSError as error:
@@ -83,8 +83,7 @@ def server_context(certificate: Certificate) -> ssl.SSLContext:
 def client_context(pem: str) -> ssl.SSLContext:
     """A worker's side of TLS: no handshake ends well but with the owner of exactly this certificate.
 
-    A trust store with the certificate in it would do nearly the same, but also ask the clock, and accept what the
-    certificate has signed.
+    A trust store with the certificate in it would do the same, but also ask the clock; to compare bytes is simpler.
 
     Raises:
         ConfigError: it is no certificate in PEM.

@@ -131,7 +131,7 @@ class Channel:
 
         Raises:
             TLSError: the peer's certificate is not the pinned one.
-            OSError, EOFError: the handshake failed; `ssl.SSLError` where the peer said something that is no TLS.
+            OSError, EOFError: the connection broke; `ssl.SSLError`: the peer said something that is no TLS of ours.
         """
         if self._inbox:
             raise OSError("something was said in the clear already")
@@ -139,7 +139,10 @@ class Channel:
         self._sock = sock
         if self._is_aborted:  # perhaps when the socket was neither the old one nor the new
             raise EOFError("the connection was closed")
-        self._patiently(sock.do_handshake, False)
+        try:
+            self._patiently(sock.do_handshake, False)
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError) as error:
+            raise EOFError("the connection was closed") from error
 
     def allow(self, seconds: float | None) -> None:
         """Let everything from now on take ``seconds`` together; None: as long as it likes."""
@@ -376,8 +379,6 @@ def _secure(channel: Channel, address: Address, tls: ssl.SSLContext) -> None:
         raise TLSError(f"{format_address(address)}: {error}") from error
     except TimeoutError as error:
         raise NoGreeting(_stranger(address)) from error
-    except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError):  # it hung up, as a master that stops does
-        raise
     except ssl.SSLError as error:
         raise _recognize(address) from error
 

@@ -214,6 +214,17 @@ class Ledger:
         query = "SELECT seq, data FROM record WHERE seq > ? ORDER BY seq LIMIT ?"
         return tuple((seq, _RECORD.decode(data)) for seq, data in self._rows(query, after, limit))
 
+    def relocate(self, numbers: Sequence[int], store: str) -> None:
+        """The pictures of these records now lie in another store."""
+        found = self._rows(
+            "SELECT seq, data FROM record WHERE seq IN (SELECT value FROM json_each(?))", _json(list(numbers))
+        )
+        moved = [(seq, msgspec.structs.replace(_RECORD.decode(data), store=store)) for seq, data in found]
+        self._db.executemany("UPDATE copy SET store = ? WHERE sha256 = ?", [(store, new.sha256) for _, new in moved])
+        self._db.executemany(
+            "UPDATE record SET data = ? WHERE seq = ?", [(msgspec.json.encode(new), seq) for seq, new in moved]
+        )
+
     # rules, counts, meta ------------------------------------------------------------------------------------------
 
     def save_rules(self, name: str, rules: RobotsRules, until: float) -> None:

@@ -42,8 +42,8 @@ class Schedule:
         self._heaps: dict[Kind, list[tuple[float, int, Host]]] = {kind: [] for kind in get_args(Kind)}
         self._pushes = 0
         self._deferred: list[tuple[float, int, Origin, Kind, int]] = []
-        #: Origins for which somebody has yet to put a request for robots.txt.
-        self.unruled: set[Origin] = set()
+        #: Origins for which somebody has yet to put a request for robots.txt, in the order of their wish.
+        self.unruled: dict[Origin, None] = {}
 
     # what comes in ------------------------------------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ class Schedule:
     def set_rules(self, origin: Origin, rules: RobotsRules, until: float) -> None:
         """Take in the robots rules of an origin, valid until clock time ``until``."""
         origin.rules, origin.rules_until, origin.is_awaited = rules, until, False
-        self.unruled.discard(origin)
+        self.unruled.pop(origin, None)
         self._list_all(origin.host)
 
     # what goes out ------------------------------------------------------------------------------------------------
@@ -124,14 +124,15 @@ class Schedule:
             return True
         if origin.rules_until <= now and not origin.is_awaited:
             origin.is_awaited = True
-            self.unruled.add(origin)
+            self.unruled[origin] = None
         return not origin.is_awaited and bool(origin.rules and origin.rules.reachable)
 
     def rules(self, share: Share) -> dict[str, str]:
         """Origin → robots text, for the origins of a share that have one."""
         if not self._policy.robots or share.kind in _RULELESS:
             return {}
-        return {place.name: place.rules.text for place in set(share.rows.values()) if place.rules and place.rules.text}
+        places = dict.fromkeys(share.rows.values())
+        return {place.name: place.rules.text for place in places if place.rules and place.rules.text}
 
     def release(self, host: Host, now: float) -> None:
         """A turn has ended or expired: the host is free again a gap from now."""

@@ -81,7 +81,7 @@ class SqliteFrontier:
         self._leases = Leases(journal, self._ledger.secret)
         self._judge = Judge(self._policy, self._ledger, self._schedule, self._tally, wall=wall, dice=dice)
         self._roll = Roll()
-        self._draining = self._closed = False
+        self._draining = self._paused = self._closed = False
         self._restore(journal)
 
     # the eight methods --------------------------------------------------------------------------------------------
@@ -151,6 +151,7 @@ class SqliteFrontier:
             alone = waiting_hosts[0] if len(waiting_hosts) == 1 else None
             return FrontierStats(
                 state=self._state(now),
+                is_paused=self._paused,
                 discovered=tally.discovered("image"),
                 waiting=tally.states["image", WAITING] - leased("image"),
                 leased=leased("image"),
@@ -192,6 +193,17 @@ class SqliteFrontier:
             self._draining = True
             self._changed.notify_all()
 
+    def pause(self, is_paused: bool) -> None:
+        """Hand out nothing for now, or go on; what is under way is finished."""
+        with self._changed:
+            self._paused = is_paused
+            self._changed.notify_all()
+
+    def relocate(self, numbers: Sequence[int], store: str) -> None:
+        """The pictures of these records now lie in ``store``, under the same paths."""
+        with self._changed, self._ledger.transaction():
+            self._ledger.relocate(numbers, store)
+
     # leasing ------------------------------------------------------------------------------------------------------
 
     def _grant(self, worker: str, kinds: Sequence[Kind], limit: int, seconds: float) -> list[Turn]:
@@ -199,7 +211,7 @@ class SqliteFrontier:
         now = self._clock()
         if not self._closed:
             self._expire(now)
-        if self._draining:
+        if self._draining or self._paused:
             return []
         self._want_rules()
         shares: list[Share] = []
@@ -236,7 +248,14 @@ class SqliteFrontier:
             Lease(request=entry.request, token=self._leases.token(row, turn), deliveries=losses.get(row, 0) + 1)
             for row, entry in entries.items()
         )
-        return Turn(id=turn.id, host=share.host.key, gap=share.gap, robots=self._schedule.rules(share), leases=leases)
+        return Turn(
+            id=turn.id,
+            host=share.host.key,
+            gap=share.gap,
+            least_gap=share.host.crawl_delay or 0.0,
+            robots=self._schedule.rules(share),
+            leases=leases,
+        )
 
     def _is_free(self, entry: Entry | None) -> bool:
         return entry is not None and entry.state == WAITING and entry.row not in self._leases.holder
@@ -273,7 +292,7 @@ class SqliteFrontier:
         """What there is to do for anybody, leasing apart; ``at_end`` is called where only parked requests are left."""
         if self._draining:
             return "draining"
-        if self._leases.holder:
+        if self._paused or self._leases.holder:
             return "wait"
         kinds = [kind for kind in _SERVED if self._budget(kind) > 0]
         soonest = self._schedule.soonest(kinds, now)

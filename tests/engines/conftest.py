@@ -27,8 +27,10 @@ def secure(master: Channel, worker: Channel, certificate: Certificate) -> None:
     context = server_context(certificate)
     shaker = threading.Thread(target=master.secure, args=(context,), kwargs={"server_side": True})
     shaker.start()
-    worker.secure(client_context(certificate.pem))
-    shaker.join()
+    try:
+        worker.secure(client_context(certificate.pem))
+    finally:
+        shaker.join()
 
 
 @pytest.fixture(scope="session")

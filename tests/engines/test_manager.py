@@ -360,8 +360,9 @@ def test_what_can_not_be_served_is_refused_in_one_line(serve: Serve, frontier: F
     [
         (
             OSError(errno.EADDRNOTAVAIL, "no"),
-            "127.0.0.1:80: that is not an address of this machine. Try --listen HOST:0",
+            "not an address of this machine. Try --listen HOST:0",
         ),
+        (socket.gaierror(socket.EAI_NONAME, "no such name"), "not an address of this machine. Try --listen HOST:0"),
         (OSError(errno.EACCES, "Permission denied"), "127.0.0.1:80: Permission denied. Try --listen 127.0.0.1:0"),
     ],
 )

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from crawler.engines import tls
 from crawler.engines.tls import Certificate, client_context, ensure_certificate, server_context
@@ -124,18 +125,22 @@ def test_another_certificate_is_refused_and_told_nothing(
     other = ensure_certificate(tmp_path)
     with pytest.raises(TLSError, match="copy the join file again"):
         shake(ends, Certificate(pem=other.pem, crt=certificate.crt, key=certificate.key))
+    master, worker = ends
+    worker.close()
+    with pytest.raises(EOFError):
+        master.recv_bytes()
 
 
-def test_a_certificate_that_the_pinned_one_has_signed_is_refused(
+def test_another_certificate_of_the_same_owner_is_refused(
     tmp_path: Path, ends: tuple[Channel, Channel], certificate: Certificate
 ) -> None:
-    """The same owner, name and key, and yet not this certificate."""
-    renewed = x509.load_pem_x509_certificate(certificate.pem.encode())
-    secret = serialization.load_pem_private_key(certificate.key.read_bytes(), password=None)
-    builder = x509.CertificateBuilder(renewed.issuer, renewed.subject, secret.public_key(), 1, datetime(2000, 1, 1))  # noqa: DTZ001
-    again = builder.not_valid_after(datetime(2100, 1, 1)).sign(secret, renewed.signature_hash_algorithm)  # type: ignore[arg-type]  # noqa: DTZ001
+    """The same name, the same key, and yet not this certificate."""
+    key = serialization.load_pem_private_key(certificate.key.read_bytes(), password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    name = x509.load_pem_x509_certificate(certificate.pem.encode()).subject
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, datetime(2000, 1, 1), datetime(2100, 1, 1))
     crt = tmp_path / "renewed.crt"
-    crt.write_bytes(again.public_bytes(serialization.Encoding.PEM))
+    crt.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
     with pytest.raises(TLSError):
         shake(ends, Certificate(pem=certificate.pem, crt=crt, key=certificate.key))
 
@@ -165,7 +170,7 @@ def test_abort_takes_no_tls_off(
 
 
 def test_abort_is_not_lost_between_two_sockets(ends: tuple[Channel, Channel], certificate: Certificate) -> None:
-    master, worker = ends
+    _, worker = ends
     worker.abort()
     with pytest.raises((EOFError, OSError)):
         worker.secure(client_context(certificate.pem))

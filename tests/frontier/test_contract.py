@@ -327,6 +327,15 @@ def test_a_turn_may_be_ended_twice_and_by_its_worker_only(make: Make) -> None:
     assert len(lease(frontier).turns) == 1
 
 
+def test_a_turn_that_is_ended_again_makes_no_room(make: Make) -> None:
+    frontier = make(Policy(robots=False, delay=0.0, per_host=2))
+    frontier.put(images(9))
+    first, _ = lease(frontier, limit=1), lease(frontier, limit=1)
+    for _ in range(3):
+        frontier.complete("w1", [], turn_ids(first))
+    assert len(lease(frontier).turns) == 1
+
+
 def test_a_worker_s_finds_are_pages_and_images_under_sound_urls(make: Make) -> None:
     frontier = make()
     frontier.put([page()])

@@ -21,6 +21,8 @@ from tests.frontier.fakes import (
     work_off,
 )
 
+A = "http://a.example"
+
 
 def test_robots_come_before_anything_else_of_an_origin(make: Make) -> None:
     frontier = make(Policy(delay=0.0))
@@ -123,7 +125,8 @@ def test_what_is_parked_beyond_the_patience_fails_at_the_end(make: Make) -> None
     frontier.complete("w1", [busy], turn_ids(grant))
     assert frontier.stats().state == "wait"
     assert lease(frontier).state == "drained"
-    assert frontier.stats().reasons == {"rate-limited": 3}
+    stats = frontier.stats()
+    assert (stats.reasons, stats.state, stats.hosts_waiting) == ({"rate-limited": 3}, "drained", 0)
 
 
 def test_drained_is_not_said_while_anything_is_leased(make: Make) -> None:
@@ -224,6 +227,20 @@ def test_no_lifetime_of_rules_makes_them_useless_or_eternal(make: Make, clock: F
     clock.go(86_401)
     lease(frontier)
     assert work_off(frontier) == ["http://a.example/robots.txt"]
+
+
+def test_rules_that_came_late_do_not_let_robots_txt_out_twice(make: Make, clock: FakeClock) -> None:
+    frontier = make(Policy(delay=0.0, per_host=4))
+    frontier.put([image()])
+    lease(frontier, "image")
+    late = lease(frontier, "robots", seconds=10)
+    clock.go(11)
+    lease(frontier, "image")
+    rules = Outcome(status="done", token=tokens(late)[0], robots=RobotsRules(lifetime=60))
+    assert frontier.complete("w1", [rules], ()) == ("accepted",)
+    clock.go(61)
+    lease(frontier, "image")
+    assert [urls(lease(frontier, "robots", worker=worker)) for worker in ("w2", "w3")] == [[f"{A}/robots.txt"], []]
 
 
 def test_images_and_pages_of_one_host_take_turns(make: Make, clock: FakeClock) -> None:

@@ -39,7 +39,7 @@ found = st.builds(
     ),
     kind=st.sampled_from(["page", "image", "image"]),
     scheme=st.sampled_from(["http", "https"]),
-    host=st.sampled_from("abc"),
+    host=st.sampled_from("aab"),
     number=st.integers(0, 9),
 )
 finds = st.lists(found, max_size=6)
@@ -61,8 +61,8 @@ class Held:
 class Crawl(RuleBasedStateMachine):
     """On memory; `FileCrawl` adds masters that end and begin anew."""
 
-    @initialize(policy=st.sampled_from(POLICIES))
-    def begin(self, policy: Policy) -> None:
+    @initialize(policy=st.sampled_from(POLICIES), requests=st.lists(found, min_size=8, max_size=20))
+    def begin(self, policy: Policy, requests: list[Request]) -> None:
         self.clock = FakeClock()
         self.policy = policy
         self.place = Path(tempfile.mkdtemp())
@@ -74,6 +74,7 @@ class Crawl(RuleBasedStateMachine):
         #: Host → clock time before which nobody may begin a turn there.
         self.free_at: dict[str, float] = {}
         self.frontier = self.open()
+        self.put(requests)
 
     def open(self) -> SqliteFrontier:
         return SqliteFrontier(None, self.policy, clock=self.clock, wall=self.clock, dice=lambda: 0.5)
@@ -102,7 +103,8 @@ class Crawl(RuleBasedStateMachine):
         if grant.state == "drained":
             stats = self.frontier.stats()
             assert not (stats.waiting or stats.leased or stats.pages_waiting or stats.pages_leased)
-            assert not any(held.open for held in self.alive())
+            on_loan = {(request.kind, request.url) for held in self.alive() for request in held.open.values()}
+            assert on_loan <= self.settled
         return grant
 
     def check_turn(self, turn: Turn, kinds: tuple[Kind, ...]) -> None:
@@ -134,15 +136,14 @@ class Crawl(RuleBasedStateMachine):
         self.tell(held, outcomes, is_end)
 
     def tell(self, held: Held, outcomes: list[Outcome], is_end: bool) -> None:
-        is_alive = held in self.alive()
         verdicts = self.frontier.complete(held.worker, outcomes, [held.turn.id] if is_end else [])
         for told, verdict in zip(outcomes, verdicts, strict=True):
             request = held.open.pop(told.token)
             if verdict == "accepted":
                 self.accept(held, request, told)
             else:
-                assert not is_alive or (request.kind, request.url) in self.settled
-        if is_end and is_alive and not held.is_ended:
+                assert held.is_lost or (request.kind, request.url) in self.settled
+        if is_end and not held.is_lost and not held.is_ended:
             held.is_ended = True
             self.block(held.turn.host, self.clock.now + held.turn.gap)
 
@@ -173,9 +174,9 @@ class Crawl(RuleBasedStateMachine):
     def hello(self, worker: str) -> None:
         """The worker has died and begins anew; its old life may still send a verdict."""
         self.frontier.hello(worker, PROTOCOL)
-        for held in self.alive():
-            if held.worker == worker:
-                held.until = self.clock.now
+        for held in self.held:
+            if held.worker == worker and not held.is_lost:
+                held.until = min(held.until, self.clock.now)
                 self.lose(held)
 
     # what holds ---------------------------------------------------------------------------------------------------
@@ -280,7 +281,7 @@ def outcome(request: Request, token: str, status: str, discovered: list[Request]
         case "busy":
             return Outcome(status="retry", token=token, reason="http-503", overloaded=True, host_wait=15.0)
         case "moved":
-            successor = Request(url=request.url, kind=request.kind, target="http://c.example/x", hops=1)
+            successor = Request(url=request.url, kind=request.kind, target="http://b.example/x", hops=1)
             return Outcome(status="moved", token=token, successor=successor)
         case "retry":
             return Outcome(status="retry", token=token, reason="connect", discovered=finds)

@@ -92,10 +92,15 @@ def test_an_undone_turn_leaves_everything_as_it_was() -> None:
     assert rows(schedule.take("image", 10, now=0.0)) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_turn_of_an_earlier_life_occupies_its_host() -> None:
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_a_turn_of_an_earlier_life_occupies_its_host(is_listed: bool) -> None:
     schedule = Schedule(PACED)
-    schedule.reserve(host := schedule.host("a.example"))
-    fill(schedule, range(1, 3))
+    host = schedule.host("a.example")
+    if is_listed:
+        fill(schedule, range(1, 3))
+    schedule.reserve(host)
+    if not is_listed:
+        fill(schedule, range(1, 3))
     assert schedule.take("image", 1, now=0.0) == []
     schedule.release(host, now=0.0)
     assert rows(schedule.take("image", 1, now=1.0)) == [1]
@@ -111,6 +116,14 @@ def test_hosts_take_turns() -> None:
         seen.append(share.host.key[0])
         schedule.release(share.host, now=float(now))
     assert seen == list("abcabc")
+
+
+def test_a_host_s_one_turn_is_for_one_kind() -> None:
+    schedule = Schedule(PACED)
+    fill(schedule, range(1, 3), kind="page")
+    fill(schedule, range(3, 5), kind="image")
+    assert schedule.take("page", 1, now=0.0)
+    assert schedule.take("image", 1, now=50.0) == []
 
 
 def test_a_kind_that_comes_up_while_its_host_is_busy_is_not_forgotten() -> None:

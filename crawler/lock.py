@@ -1,0 +1,57 @@
+"""Who works at a crawl's directory: one master at a time, found out by a lock that dies with its owner."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from crawler.errors import ConfigError, DiskError
+
+#: Seconds for which somebody may have the directory who only looks at it.
+_LOOK_SECONDS = 2.0
+
+
+def own(directory: Path) -> Callable[[], None]:
+    """Own a crawl's directory for as long as this process lives, or until the returned function is called.
+
+    Raises:
+        DiskError: somebody else owns it, or it can't be written.
+    """
+    release = try_to_own(directory, patience=_LOOK_SECONDS)
+    if release is None:
+        raise DiskError(f"another crawler is at work in {directory}; see: crawler status {directory}")
+    return release
+
+
+def try_to_own(directory: Path, *, patience: float = 0.0) -> Callable[[], None] | None:
+    """What lets go of the directory again; None where somebody else owns it, and still does after ``patience`` seconds.
+
+    SQLite's lock on an empty database is a lock that every system knows and that dies with its owner.
+    """
+    lock: sqlite3.Connection | None = None
+    try:
+        lock = sqlite3.connect(directory / ".lock", isolation_level=None, check_same_thread=False, timeout=patience)
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        if lock is not None:
+            lock.close()
+        cause = error.sqlite_errorcode & 0xFF  # without what extended codes add
+        if cause == sqlite3.SQLITE_BUSY:
+            return None
+        full = cause == sqlite3.SQLITE_FULL
+        advice = "free some space, then run the same command again" if full else "choose another directory with -o"
+        raise DiskError(f"can't write to {directory}: {error}; {advice}") from error
+    return lock.close
+
+
+def is_running(directory: Path) -> bool:
+    """Whether a master is at work in a directory.
+
+    Raises:
+        ConfigError: there is no crawl in it.
+    """
+    if not (directory / "frontier.sqlite").exists():
+        raise ConfigError(f"{directory} is no crawl: there is no frontier.sqlite in it")
+    release = try_to_own(directory)
+    if release is not None:
+        release()
+    return release is None
