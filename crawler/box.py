@@ -4,6 +4,7 @@ import platform
 import re
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from msgspec import to_builtins
@@ -12,13 +13,20 @@ from crawler.config import CrawlConfig
 from crawler.download.downloader import Downloader
 from crawler.engines.client import RemoteFrontier
 from crawler.engines.join import read_join
+from crawler.errors import DiskError
 from crawler.fetcher import Limits
 from crawler.frontier.base import PROTOCOL, Frontier
+from crawler.lock import try_to_own
 from crawler.model import GrantState, Kind
 from crawler.robots import RobotsHandler
 from crawler.storage import LocalStore, disk_faults
 from crawler.transport import RequestsFetcher
 from crawler.worker import Handler, Worker, WorkerProgress, WorkerSettings
+
+#: Downloaders that may share a directory.
+MAX_SLOTS = 64
+#: Seconds for which a downloader of a master that was killed may still finish what it has under way.
+_ORPHAN_SECONDS = 30.0
 
 
 class Download:
@@ -29,7 +37,7 @@ class Download:
         output: directory in which pictures are saved.
         config: this box's settings; all others come from the master.
         connect: ``host:port`` to use instead of the join file's addresses.
-        slot: number of this process among those that share the directory.
+        slot: number of this process among those that share the directory; None: the first that is free.
         on_wait: told about every pause: seconds left, reason.
     """
 
@@ -40,7 +48,7 @@ class Download:
         config: CrawlConfig,
         *,
         connect: str | None = None,
-        slot: int = 0,
+        slot: int | None = None,
         on_wait: Callable[[float, str], None] | None = None,
     ) -> None:
         self._output, self._config, self._slot = output, config, slot
@@ -60,18 +68,30 @@ class Download:
         store = LocalStore(self._output)
         with disk_faults(self._output):
             self._output.mkdir(parents=True, exist_ok=True)
-        name = worker_name(store, self._slot)
-        settings = self._frontier.hello(name, PROTOCOL)
-        config = CrawlConfig.load(
-            ("the master's settings", settings), ("this box", {"box": to_builtins(self._config.box)})
-        )
-        worker, fetcher = build_downloader(name, self._frontier, config, self._output)
-        self._worker = worker
-        try:
-            return "draining" if self._stop.is_set() else worker.run()
-        finally:
-            fetcher.close()
-            self._frontier.close()
+        with ExitStack() as stack:
+            stack.callback(self._frontier.close)
+            slot, release = self._take_slot()
+            stack.callback(release)
+            name = worker_name(store, slot)
+            settings = self._frontier.hello(name, PROTOCOL)
+            own = {"box": to_builtins(self._config.box)}
+            config = CrawlConfig.load(("the master's settings", settings), ("this box", own))
+            self._worker, fetcher = build_downloader(name, self._frontier, config, self._output)
+            stack.callback(fetcher.close)
+            return "draining" if self._stop.is_set() else self._worker.run()
+
+    def _take_slot(self) -> tuple[int, Callable[[], None]]:
+        """A number, and thereby a worker's name, that no other living process of this directory has.
+
+        A worker that joins frees what its name held before: with a living one's name, its work would be done twice.
+        """
+        slots = range(MAX_SLOTS) if self._slot is None else [self._slot]
+        patience = 0.0 if self._slot is None else _ORPHAN_SECONDS
+        for slot in slots:
+            release = try_to_own(self._output, name=f".lock-{slot}", patience=patience)
+            if release is not None:
+                return slot, release
+        raise DiskError(f"other downloaders are at work in {self._output}; choose another directory with -o")
 
     def stop(self) -> None:
         """Finish what is under way, give the rest back."""

@@ -98,7 +98,7 @@ def download(
     set_up_logs(None, quiet=quiet, verbose=verbose, debug=debug)
     line = DownloadLine(quiet=quiet or slot is not None)
     config = CrawlConfig.load(("command line", from_flags({"threads": threads, "wait": wait})))
-    box = Download(join, output, config, connect=connect, slot=slot or 0, on_wait=line.wait)
+    box = Download(join, output, config, connect=connect, slot=slot, on_wait=line.wait)
     return _work(box, line, output, is_child=slot is not None)
 
 

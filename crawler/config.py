@@ -22,6 +22,8 @@ from crawler.errors import ConfigError
 #: Names of the settings file of a crawl, and of the one that is read where a command is started.
 CRAWL_FILE = "crawl.toml"
 LOCAL_FILE = "crawler.toml"
+#: Longest lease in seconds; the queue's messages allow no more.
+MAX_LEASE = 3_600.0
 
 #: No setting reaches it: what is as large is a slip, or an infinity, and fits no message and no database.
 _TOO_MUCH = 2**53
@@ -168,6 +170,8 @@ class CrawlConfig(Struct, frozen=True, kw_only=True):
         ):
             if number is not None and not 0 <= number < _TOO_MUCH:
                 raise ConfigError(f"{name} must be a number from 0 up, not {number}")
+        if self.queue.lease > MAX_LEASE:
+            raise ConfigError(f"lease must not be above {MAX_LEASE:g} seconds, not {self.queue.lease:g}")
         if not (self.politeness.agent.isascii() and self.politeness.agent.isprintable()):
             raise ConfigError("user_agent and contact must be one line of printable ASCII")
 

@@ -206,8 +206,7 @@ class Crawl:
             finally:
                 self._end()
             self._pump(frontier, manifest)
-            stats = frontier.stats()
-            interrupted = stats.state == "draining"
+            stats, interrupted = frontier.stats(), self._interrupts > 0
         return Summary(stats=stats, output=self.output, elapsed=time.monotonic() - started, interrupted=interrupted)
 
     def interrupt(self) -> None:
@@ -216,12 +215,12 @@ class Crawl:
         threading.Thread(target=self._stop, args=(self._interrupts > 1,), daemon=True).start()
 
     def _stop(self, now: bool) -> None:
-        if now:
-            for engine in self._engines:
-                engine.stop(now=True)
-        elif self._frontier is not None:
+        if not now:
             self._view.say("draining: finishing what is under way (Ctrl-C again aborts)")
+        if self._frontier is not None:
             self._frontier.drain()
+        for engine in self._engines if now else ():
+            engine.stop(now=True)
 
     # opening ------------------------------------------------------------------------------------------------------
 
@@ -238,6 +237,8 @@ class Crawl:
         frontier = _Frontier(path, policy(self.config), settings=self.config.shared())
         stack.callback(frontier.close)
         self._frontier = frontier
+        if self._interrupts:  # while it was being opened
+            frontier.drain()
         before = frontier.stats()
         frontier.put(requests)
         if known:

@@ -22,14 +22,14 @@ def own(directory: Path) -> Callable[[], None]:
     return release
 
 
-def try_to_own(directory: Path, *, patience: float = 0.0) -> Callable[[], None] | None:
+def try_to_own(directory: Path, *, name: str = ".lock", patience: float = 0.0) -> Callable[[], None] | None:
     """What lets go of the directory again; None where somebody else owns it, and still does after ``patience`` seconds.
 
     SQLite's lock on an empty database is a lock that every system knows and that dies with its owner.
     """
     lock: sqlite3.Connection | None = None
     try:
-        lock = sqlite3.connect(directory / ".lock", isolation_level=None, check_same_thread=False, timeout=patience)
+        lock = sqlite3.connect(directory / name, isolation_level=None, check_same_thread=False, timeout=patience)
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:
         if lock is not None:

@@ -231,14 +231,15 @@ def describe_summary(summary: Summary, command: str = "run") -> str:
         f"{head} {clock_time(summary.elapsed)}: {_count(stats.success, 'image')} saved ({stats.bytes / _MB:.1f} MB)"
         f" from {_count(stats.pages_done, 'page')} on {_count(stats.hosts, 'host')}"
     ]
+    pages_left = stats.pages_waiting + stats.pages_leased
     rows = {
         "duplicate": str(stats.duplicate) if stats.duplicate else "",
         "failed": _reasons(stats.failed, stats.reasons),
         "pages failed": _reasons(stats.pages_failed, stats.page_reasons),
         "robots.txt": _reasons(sum(stats.robots_reasons.values()), stats.robots_reasons),
         "bad lines": str(stats.bad_lines) if stats.bad_lines else "",
-        "waiting": f"{_count(stats.waiting, 'image')}, {_count(stats.pages_waiting, 'page')}"
-        if stats.waiting + stats.pages_waiting
+        "waiting": f"{_count(stats.waiting + stats.leased, 'image')}, {_count(pages_left, 'page')}"
+        if stats.waiting + stats.leased + pages_left
         else "",
         "files": _files(place, command),
         "manifest": str(place / "manifest.jsonl"),

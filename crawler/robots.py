@@ -205,8 +205,9 @@ def _read(body: bytes | str, user_agent: str) -> RobotsRules:
     group = reader.chosen()
     rules = [rule for rule in dict.fromkeys(group.rules) if rule]
     delay = min(max(group.delays, default=0.0), MAX_CRAWL_DELAY)
+    text = "\n".join(["User-agent: *", *rules, ""]) if rules else ""
     return RobotsRules(
-        text="\n".join(["User-agent: *", *rules, ""]) if rules else "",
+        text=text[: text.rfind("\n", 0, MAX_BYTES) + 1] if len(text) > MAX_BYTES else text,  # escapes make it longer
         crawl_delay=delay or None,
         sitemaps=tuple(reader.sitemaps),
     )

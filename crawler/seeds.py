@@ -30,8 +30,10 @@ class Source(Struct, frozen=True, kw_only=True):
             ConfigError: a seed is no URL, or a list can't be read.
         """
         pages = [Request(url=url, kind="page", seed=url, source="seed") for url in map(_seed_url, self.seeds)]
-        pages += [Request(url=_list_url(path), kind="list", entries="page") for path in self.seed_lists]
-        return pages + [Request(url=_list_url(path), kind="list", entries="image") for path in self.image_lists]
+        pages += [Request(url=_list_url(path, "pages"), kind="list", entries="page") for path in self.seed_lists]
+        return pages + [
+            Request(url=_list_url(path, "images"), kind="list", entries="image") for path in self.image_lists
+        ]
 
 
 def _seed_url(text: str) -> str:
@@ -47,11 +49,13 @@ def _seed_url(text: str) -> str:
         raise ConfigError(f"{text[:200]!r} is not an http(s) URL.{hint}") from error
 
 
-def _list_url(path: Path) -> str:
+def _list_url(path: Path, entries: str) -> str:
+    """Names a list, what its lines are, and its state: a file that has changed is another list, to be read anew."""
     try:
         if not path.is_file():
             raise ConfigError(f"can't read the list {path}: no such file")
         path.open("rb").close()
+        state = path.stat()
     except OSError as error:
         raise ConfigError(f"can't read the list {path}: {error.strerror}") from error
-    return path.resolve().as_uri()
+    return f"{path.resolve().as_uri()}?{entries}&{state.st_size}&{state.st_mtime_ns}"

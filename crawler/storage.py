@@ -48,6 +48,8 @@ _ADVICE = {
     "EROFS": "the disk is read-only: choose another directory with -o",
     "EACCES": "no permission: change the owner or choose another directory with -o",
     "EPERM": "no permission: change the owner or choose another directory with -o",
+    "EEXIST": "a file is in its place: choose another directory with -o",
+    "ENOTDIR": "a file is in its place: choose another directory with -o",
     "EIO": "the disk reports errors: check it before going on",
     "EMFILE": "too many open files: raise `ulimit -n` or use fewer threads with -t",
     "ENFILE": "too many open files on this machine: close other programs or use fewer threads with -t",

@@ -57,7 +57,8 @@ def _attempt(turn: Turn, request: Request, handle: Callable[[Request], Outcome])
     rules = turn.robots.get(origin(request.location), "") if request.kind in ("page", "image") else ""
     if rules and not robots.allowed(rules, request.location):
         return failure(request, RequestFailed("robots"))
-    return handle(request)
+    outcome = handle(request)
+    return Outcome(status="released") if outcome.reason == "cancelled" else outcome  # cut by us, not by the host
 
 
 def _next_in_turn(request: Request, outcome: Outcome) -> Request | None:

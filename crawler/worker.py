@@ -85,7 +85,8 @@ class _Held:
     until: float
     #: Tokens that have no verdict yet.
     open: set[str] = field(default_factory=set)
-    is_lost: bool = False
+    #: Nothing more is begun: the leases are lost, or the host wants to be left alone.
+    is_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +226,14 @@ class Worker:
             held.turn, self._attempt, may_start=lambda at: self._may_start(held, at), clock=self._clock
         ):
             self._finish(held, outcome)
+            if outcome.overloaded or outcome.host_wait is not None:
+                with self._changed:  # the host asks all of us to stay away, not just this turn
+                    for other in self._held.values():
+                        other.is_over |= other.turn.host == held.turn.host
 
     def _may_start(self, held: _Held, at: float) -> bool:
         """Wait for the pace, and for a lease with time enough left; False where this turn is over for us."""
-        while not (self._stopping.is_set() or held.is_lost):
+        while not (self._stopping.is_set() or held.is_over):
             now = self._clock()
             if now >= at and held.until - now > self._settings.margin:
                 return True
@@ -240,15 +245,14 @@ class Worker:
 
     def _attempt(self, request: Request) -> Outcome:
         try:
-            outcome = self._handlers[request.kind].handle(request)
-            return Outcome(status="released") if outcome.reason == "cancelled" else outcome
+            return self._handlers[request.kind].handle(request)
         except CrawlerError as error:
             if not isinstance(error, RequestFailed):
                 self._fail(error)  # a local fault: whatever it is, the request is not to blame
                 return Outcome(status="released")
             return failure(request, error)
         except Exception:  # noqa: BLE001  # one bad page or picture must never cost more than itself
-            _log.exception("action=handle url=%s", request.location)
+            _log.info("action=handle url=%s", request.location, exc_info=True)
             return failure(request, RequestFailed("internal"))
 
     # committing ---------------------------------------------------------------------------------------------------
@@ -317,11 +321,12 @@ class Worker:
     def _tell(self, outcomes: list[Outcome], ended: list[str]) -> None:
         if not outcomes and not ended:
             return
-        self._frontier.complete(self.name, outcomes, ended)
         told = {outcome.token for outcome in outcomes}
-        with self._changed:
+        with self._changed:  # before they are told: a renewal that overtakes us must not take them for lost
             for held in self._held.values():
                 held.open -= told
+        self._frontier.complete(self.name, outcomes, ended)
+        with self._changed:
             for name in [name for name, held in self._held.items() if not held.open]:
                 del self._held[name]
 
@@ -337,12 +342,12 @@ class Worker:
             asked_at = self._clock()
             lost = set(self._frontier.extend(self.name, tuple(tokens), self._settings.lease))
             with self._changed:
-                for token, held in tokens.items():
-                    if token in lost and token in held.open:
-                        held.is_lost = True
-                    else:
-                        held.until = asked_at + self._settings.lease
-                if any(held.is_lost for held in tokens.values()) and self._abort is not None:
+                gone = [held for token, held in tokens.items() if token in lost and token in held.open]
+                for held in tokens.values():
+                    held.until = asked_at + self._settings.lease
+                for held in gone:
+                    held.is_over = True
+                if gone and self._abort is not None:
                     self._abort()
                 self._changed.notify_all()
 
@@ -355,7 +360,7 @@ class Worker:
         except CrawlerError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001  # a thread that dies in silence would hang the crawl
-            _log.exception("action=worker name=%s", self.name)
+            _log.info("action=worker name=%s", self.name, exc_info=True)
             self._fail(CrawlerError(f"internal error in {self.name}: {type(error).__name__}: {error}"))
 
     def _fail(self, error: CrawlerError) -> None:

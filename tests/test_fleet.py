@@ -49,7 +49,7 @@ def test_two_downloaders_share_the_work(start: Start, job: Path, tmp_path: Path)
     lines = (job / "results.txt").read_text().splitlines()
     assert sorted(parse_record_line(line)[0] for line in lines) == sorted(row.url for row in manifest_of(job))
     assert sorted(master.results) == sorted(lines)
-    assert {worker for row in manifest_of(job) if (worker := row.worker)} >= {"harvester"} - {"harvester"}
+    assert len({row.worker for row in manifest_of(job) if row.path}) == 2
     assert pictures_in(tmp_path / "A") > 0 and pictures_in(tmp_path / "B") > 0
 
 
@@ -165,3 +165,32 @@ def test_no_downloader_outlives_its_master(start: Start, job: Path, tmp_path: Pa
         assert again.ends() == 0, again.said
         assert len(server.requests) - before <= 45
     assert [row.status for row in manifest_of(job)] == ["success"] * 40
+
+
+def test_aborting_again_and_again_loses_nothing(start: Start, job: Path, tmp_path: Path) -> None:
+    with DemoServer(many_pictures(tmp_path, 4), {f"/{n:04}.png": {"stall": 50} for n in range(4)}) as server:
+        command = ("run", server.url, "-o", job, "-w", 1)
+        for attempt in range(4):
+            crawl = start(f"run{attempt}", *command)
+            asked = 2 + 4 * attempt  # robots.txt, the page, and the pictures of every life
+            wait_until(lambda: len(server.requests) > asked, "it asks again")  # noqa: B023  # called within the loop
+            crawl.interrupt()
+            wait_until(lambda: "draining" in crawl.said, "the first Ctrl-C is heard")  # noqa: B023
+            crawl.interrupt()
+            assert crawl.ends() == 130
+    stats = stats_of(job)
+    assert (stats.failed, stats.waiting + stats.leased) == (0, 4)
+
+
+def test_two_downloaders_of_one_directory_are_two_workers(start: Start, job: Path, tmp_path: Path) -> None:
+    with DemoServer(many_pictures(tmp_path, 20)) as server:
+        server.hold("/robots.txt")
+        master = start("master", "harvest", server.url, "-o", job, "--delay", "0.1")
+        wait_until(lambda: (job / "join").exists(), "a join file")
+        boxes = [start(name, "download", job / "join", "-o", tmp_path / "shared") for name in ("A", "B")]
+        wait_until(lambda: len(downloaders(job)) == 2, "two downloaders")
+        server.release("/robots.txt")
+        assert [command.ends() for command in (master, *boxes)] == [0, 0, 0]
+        hits = server.requests
+    assert len(hits) == len({hit.path for hit in hits}) == 22
+    assert max(hit.in_flight for hit in hits) == 1

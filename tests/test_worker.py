@@ -278,3 +278,47 @@ def test_progress_counts_what_was_done(frontier: SqliteFrontier) -> None:
     crew.run()
     progress = crew.progress
     assert (progress.saved, progress.failed, progress.received, progress.leases) == (2, 1, 7, 0)
+
+
+def test_a_busy_host_ends_all_its_turns_in_this_worker(frontier: SqliteFrontier) -> None:
+    frontier.put(images(40))
+    barrier = threading.Barrier(2, timeout=10)
+    asked_after: list[str] = []
+    busy = RequestFailed("http-503", retryable=True, overloaded=True, host_wait=30.0, http_status=503)
+    told = threading.Event()
+
+    def answer(request: Request) -> Outcome:
+        if told.is_set():
+            asked_after.append(request.url)
+            return good(request)
+        first = barrier.wait() == 0
+        if first:
+            told.set()
+            return failure(request, busy)
+        told.wait(10)
+        return good(request)
+
+    crew = worker(frontier, Handle(answer))
+    assert crew.run() == "drained"  # what waits longer than the patience is given up
+    assert len(asked_after) <= 1 and frontier.stats().reasons == {"rate-limited": 40 - frontier.stats().success}
+
+
+def test_a_renewal_that_overtakes_a_result_cuts_nothing(frontier: SqliteFrontier) -> None:
+    cuts: list[str] = []
+
+    class Slow:
+        """A frontier whose answers to `complete` take their time."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(frontier, name)
+
+        def complete(self, *args: object) -> object:
+            verdicts = frontier.complete(*args)  # type: ignore[arg-type]
+            threading.Event().wait(0.3)  # the answer is on its way while the leases are renewed
+            return verdicts
+
+    frontier.put(images(6))
+    settings = WorkerSettings(threads=1, batch=1, lease=0.4, request=0.1)
+    crew = Worker("w1", Slow(), {"image": Handle(good)}, settings, abort=lambda: cuts.append("cut"))  # type: ignore[arg-type]
+    crew.run()
+    assert (cuts, frontier.stats().success) == ([], 6)

@@ -5,6 +5,7 @@ A call is ``(ident, method, arguments, {})``, an answer ``("#RETURN", result)`` 
 listed here does not exist for the other side.
 """
 
+import re
 from collections.abc import Iterator
 from operator import attrgetter
 from typing import Annotated, Any
@@ -29,7 +30,8 @@ MAX_BATCH = 10_000
 
 _Name = Annotated[str, Meta(max_length=128)]
 _Names = Annotated[tuple[_Name, ...], Meta(max_length=MAX_BATCH)]
-_Worker = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.:/-]{1,128}\Z")]
+#: Any name but those of the master's own workers.
+_Worker = Annotated[str, Meta(pattern=r"\A(?!(?:harvester|downloader)\Z)[A-Za-z0-9_.:/-]{1,128}\Z")]
 _Seconds = Annotated[float, Meta(ge=0, le=3_600)]
 _Count = Annotated[int, Meta(ge=1, le=MAX_LEASE)]
 _Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -71,6 +73,8 @@ class _Put(_Arguments, frozen=True):
         for outcome in self.outcomes:
             for part in _parts(outcome):
                 _check_numbers(part)
+            if outcome.record is not None:
+                _check_record(outcome.record)
 
 
 class _Records(_Arguments, frozen=True):
@@ -180,3 +184,19 @@ def _check_numbers(part: Outcome | Request | RobotsRules | ImageRecord) -> None:
     for number in _NUMBERS[type(part)](part):
         if number is not None and not -_INT64 <= number < _INT64:
             raise ValueError(f"a number of the {type(part).__name__} is out of range")
+
+
+_SHA256 = re.compile(r"(?:[0-9a-f]{64})?")
+_STORE = re.compile(r"(?:[0-9a-f]{16})?")
+_FORMAT = re.compile(r"[a-z0-9]{0,16}")
+_URL = re.compile(r"(?:https?://[!-;=?-~]*)?")
+_SIZES = attrgetter("bytes", "width", "height", "http_status", "attempts", "fetched_at", "elapsed", "depth")
+
+
+def _check_record(record: ImageRecord) -> None:
+    """Refuse what no downloader of ours writes: people join paths from the manifest, and programs read its rows."""
+    texts = ((_SHA256, record.sha256), (_STORE, record.store), (_FORMAT, record.format), (_URL, record.final_url))
+    if not all(pattern.fullmatch(text) for pattern, text in texts) or min(_SIZES(record)) < 0:
+        raise ValueError("a field of the record is out of range")
+    if record.path and not re.fullmatch(rf"images/{record.sha256[:2]}/{record.sha256}\.[a-z0-9]{{1,8}}", record.path):
+        raise ValueError("the path of the record is not that of its content")

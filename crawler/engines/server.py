@@ -227,11 +227,13 @@ class Server(managers.Server):
         try:
             if taken is not None and not conn.is_quiet():
                 raise EOFError("left while it waited for work")
-            self._send(conn, answer)
+            is_sent = self._send(conn, answer)
         except (OSError, EOFError):
             if taken is not None:
                 self._take_back(arguments[0], taken)
             raise
+        if taken is not None and not is_sent:
+            self._take_back(arguments[0], taken)
 
     def _resolve(self, conn: wire.Channel, frame: bytes) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         ident, method, arguments = calls.read_call(frame)
@@ -239,13 +241,16 @@ class Server(managers.Server):
             return getattr(self, method), (conn, *arguments)
         return getattr(self._queues[ident], method), arguments
 
-    def _send(self, conn: wire.Channel, answer: tuple[str, Any]) -> None:
+    def _send(self, conn: wire.Channel, answer: tuple[str, Any]) -> bool:
+        """Whether the answer was sent, rather than the error that it can't be."""
         conn.allow(self._limits.message)
         try:
             conn.send(answer)
         except MessageError as error:
             log.error("can't answer %s: %s", conn.peer, error)
             conn.send(("#ERROR", to_wire(error)))
+            return False
+        return True
 
     def _take_back(self, worker: str, grant: Grant) -> None:
         """Release at once what was leased to a worker that is gone: nobody has to wait for these leases to expire."""

@@ -72,7 +72,7 @@ def server_context(certificate: Certificate) -> ssl.SSLContext:
     context.num_tickets = 0  # sessions are not resumed, so that each proves the certificate, and nothing comes unasked
     try:
         refuse_shared(certificate.key, certificate.key.stat().st_mode)
-        context.load_cert_chain(certificate.crt, certificate.key, password=None)  # a password would be asked for
+        context.load_cert_chain(certificate.crt, certificate.key, password=b"")  # a password would be asked for
     except (ssl.SSLError, FileNotFoundError) as error:
         raise _damaged(certificate.crt) from error
     except OSError as error:

@@ -1,16 +1,19 @@
 """The frontier's seam: what to visit next, who is at it, what came of it.
 
-Promises of every implementation, held by one contract test (``tests/frontier/test_contract.py``):
+Promises of every implementation, held by one contract test (``tests/frontier/test_contract*.py``):
 
-* A request is remembered once, under ``(kind, url)``; putting it again changes nothing.
+* A request is remembered once, under ``(kind, url)``, as its first finder described it; putting it again changes
+  nothing. What is no http(s) URL is left out, and a worker's outcomes bring pages and images only.
 * `Frontier.put` and `Frontier.complete` are durable when they return. ``complete`` writes state, discovered
   requests and record in one transaction: all of it or nothing.
 * A leased request comes back to the queue when its time is up, or ends as ``poison`` after too many deliveries
   without a verdict. The first verdict wins; later ones are ``duplicate`` and change nothing.
 * A host has one `Turn` at a time (``per_host`` with gap 0), and the next turn starts no earlier than a gap after
   the end, or the expiry, of the last.
+* What comes back, released or lost, is served before what never was on loan, in the order of the crawl.
 * Nothing of an origin is leased before its robots.txt is known, except the request for robots.txt itself.
 * ``drained`` is said only when nothing is leased, nothing is ready and nothing becomes ready within the patience.
+* A method that raises leaves nothing half done: memory and disk agree, and it may be called again.
 * Every method may be called from any thread, takes and returns plain data, and reads the time from the
   frontier's own clock.
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from math import inf
 
-from crawler.frontier.politeness import Order
+from crawler.frontier.politeness import MAX_CRAWL_DELAY, Order
 from crawler.model import Kind, RobotsRules
 
 
@@ -102,6 +102,7 @@ class Host:
         return sum(origin.waiting(kind) for origin in self.origins)
 
     @property
-    def crawl_delay(self) -> float | None:
-        delays = [o.rules.crawl_delay for o in self.origins if o.rules and o.rules.crawl_delay]
-        return max(delays, default=None)
+    def crawl_delay(self) -> float:
+        """Seconds between two requests that the rules of any origin ask for; 0: none do."""
+        delays = [o.rules.crawl_delay or 0.0 for o in self.origins if o.rules]
+        return min(max(delays, default=0.0), MAX_CRAWL_DELAY)

@@ -120,7 +120,7 @@ class Journal:
 
     def _warn(self, error: OSError) -> None:
         if not self._is_broken:
-            _log.warning("cannot write %s: %s", self._path, error.strerror)
+            _log.info("cannot write %s: %s", self._path, error.strerror)
         self._is_broken = True
 
     def _read(self) -> Iterable[Note]:
@@ -132,9 +132,9 @@ class Journal:
                     try:
                         yield _DECODER.decode(line)
                     except (msgspec.DecodeError, UnicodeDecodeError):
-                        _log.warning("%s: a torn line is left out", self._path)
+                        _log.info("%s: a torn line is left out", self._path)
         except OSError as error:
-            _log.warning("cannot read %s: %s", self._path, error.strerror)
+            _log.info("cannot read %s: %s", self._path, error.strerror)
 
 
 def _lines(notes: Iterable[Note]) -> bytes:

@@ -1,5 +1,6 @@
 """What one outcome means: its verdict, what it writes to the ledger, and what memory does about it afterwards."""
 
+import logging
 import re
 from collections.abc import Callable
 from functools import partial
@@ -15,12 +16,14 @@ from crawler.frontier.tally import Tally
 from crawler.model import REASONS, ImageRecord, Outcome, Request, RobotsRules, Verdict, describe
 from crawler.urls import origin
 
+_log = logging.getLogger(__name__)
+
 #: Redirects that are gone along with, whatever a worker says.
 _MAX_HOPS = 20
 #: What holds for an origin whose robots.txt could not be had, for an hour.
 _UNREACHABLE = RobotsRules(reachable=False, lifetime=3_600.0)
 
-_HTTP_REASON = re.compile(r"http-[1-5][0-9][0-9]")
+_HTTP_REASON = re.compile(r"http-[1-9][0-9][0-9]")
 
 #: Something to be done in memory once the ledger has committed.
 Effect = Callable[[], None]
@@ -141,6 +144,8 @@ class Judge:
             self._ledger.save_rules(place.name, rules, self._wall() + lifetime)
             effects.append(partial(self._schedule.set_rules, place, rules, now + lifetime))
         self._ledger.settle(entry.row, reason)
+        if reason:
+            _log.info("action=fail kind=%s url=%s reason=%s", entry.request.kind, entry.request.url, reason)
         return [*effects, partial(self._tally.settle, entry.request, reason, record)]
 
     def _record(self, entry: Entry, reason: str, record: ImageRecord | None, worker: str) -> ImageRecord:

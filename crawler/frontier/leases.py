@@ -32,6 +32,8 @@ class OpenTurn:
     seconds: float
     #: Whether its host is free again, and only verdicts are still to come.
     is_ended: bool = False
+    #: Whether an earlier life of the master lent it.
+    is_restored: bool = False
 
 
 class Leases:
@@ -58,10 +60,16 @@ class Leases:
         self._journal.write(_note(turn))
         return turn
 
+    def replay(self) -> list[LeasedTurn]:
+        """The turns that were on loan when an earlier master died, each to be resumed; the losses are known then."""
+        notes, self.losses = self._journal.replay()
+        return notes
+
     def resume(self, note: LeasedTurn, host: Host, entries: dict[int, Entry], now: float) -> None:
         """A turn that was on loan when an earlier master died: its worker has one more lease time."""
-        until = now + note.seconds
-        self._add(OpenTurn(note.turn, note.worker, host, entries, len(note.rows), until, note.seconds, note.is_ended))
+        turn = OpenTurn(note.turn, note.worker, host, entries, len(note.rows), now + note.seconds, note.seconds)
+        turn.is_ended, turn.is_restored = note.is_ended, True
+        self._add(turn)
 
     def _add(self, turn: OpenTurn) -> OpenTurn:
         self.turns[turn.id] = turn
@@ -104,15 +112,18 @@ class Leases:
         """Losses of a row if its turn is lost now.
 
         Only a row that was alone in its turn is surely to blame. One that was lost among others is marked, and its
-        next delivery is one by itself.
+        next delivery is one by itself. A turn that an earlier life of the master lent ended with that life: the
+        worker may have been well, so nobody is to blame.
         """
         before = self.losses.get(row, 0)
+        if turn.is_restored:
+            return before
         return before + 1 if turn.size == 1 else max(before, 1)
 
     def lose(self, turn: OpenTurn) -> list[Entry]:
         """A turn's worker is gone; returns its rows, each charged with a loss."""
         entries = list(turn.entries.values())
-        charges = {entry.row: self.charge(turn, entry.row) for entry in entries}
+        charges = {entry.row: losses for entry in entries if (losses := self.charge(turn, entry.row))}
         self.losses |= charges
         for entry in entries:
             self._drop(entry.row)

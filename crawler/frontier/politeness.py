@@ -52,14 +52,14 @@ class Policy(Struct, frozen=True, kw_only=True):
     max_losses: int = 3
 
 
-def gap(policy: Policy, host: str, *, crawl_delay: float | None = None, latency: float = 0.0) -> float:
+def gap(policy: Policy, host: str, *, crawl_delay: float = 0.0, latency: float = 0.0) -> float:
     """Seconds between the starts of two requests to ``host``, whose answers take ``latency`` seconds."""
     wanted = policy.delay
     if wanted is None:
         wanted = 0.0 if is_loopback(host) else 1.0
     if wanted > 0:
         wanted = max(wanted, min(LATENCY_FACTOR * latency, MAX_ADAPTIVE_GAP))
-    return max(wanted, min(crawl_delay or 0.0, MAX_CRAWL_DELAY))
+    return max(wanted, min(crawl_delay, MAX_CRAWL_DELAY))
 
 
 def turns(policy: Policy, host: str, gap: float) -> int:

@@ -19,7 +19,8 @@ from crawler.frontier.journal import Journal
 from crawler.frontier.judge import Effect, Judge, anew, first_verdict
 from crawler.frontier.leases import Leases, OpenTurn, soonest_loss
 from crawler.frontier.ledger import DONE, FAILED, WAITING, Entry, Ledger
-from crawler.frontier.politeness import MAX_WAIT, Policy
+from crawler.frontier.politeness import Policy
+from crawler.frontier.restart import take_up
 from crawler.frontier.roll import Roll
 from crawler.frontier.schedule import Schedule, Share
 from crawler.frontier.tally import Tally
@@ -77,12 +78,11 @@ class SqliteFrontier:
         self._ledger = Ledger(path)
         self._tally = Tally(self._ledger)
         self._schedule = Schedule(self._policy)
-        journal = Journal(path.with_name("leases.log") if path else None)
-        self._leases = Leases(journal, self._ledger.secret)
+        self._leases = Leases(Journal(path.with_name("leases.log") if path else None), self._ledger.secret)
         self._judge = Judge(self._policy, self._ledger, self._schedule, self._tally, wall=wall, dice=dice)
         self._roll = Roll()
         self._draining = self._paused = self._closed = False
-        self._restore(journal)
+        take_up(self._ledger, self._schedule, self._leases, now=clock(), wall=wall())
 
     # the eight methods --------------------------------------------------------------------------------------------
 
@@ -252,7 +252,7 @@ class SqliteFrontier:
             id=turn.id,
             host=share.host.key,
             gap=share.gap,
-            least_gap=share.host.crawl_delay or 0.0,
+            least_gap=share.host.crawl_delay,
             robots=self._schedule.rules(share),
             leases=leases,
         )
@@ -311,7 +311,8 @@ class SqliteFrontier:
             self._schedule.drop(reasons)
 
     def _next_event(self, kinds: Sequence[Kind], now: float) -> float:
-        ahead = self._schedule.next_ready([kind for kind in kinds if self._budget(kind) > 0], now)
+        open_kinds = [] if self._paused else [kind for kind in kinds if self._budget(kind) > 0]
+        ahead = self._schedule.next_ready(open_kinds, now) if open_kinds else math.inf
         return min(ahead, soonest_loss(self._leases.turns.values()), now + _LONGEST_NAP)
 
     # losing -------------------------------------------------------------------------------------------------------
@@ -378,32 +379,6 @@ class SqliteFrontier:
         return tuple(verdicts)
 
     # memory -------------------------------------------------------------------------------------------------------
-
-    def _restore(self, journal: Journal) -> None:
-        """Take up where an earlier life of this crawl stopped. The wall clock may have been set meanwhile."""
-        now, wall = self._clock(), self._wall()
-        for name, rules, until in self._ledger.rules():
-            self._schedule.set_rules(self._schedule.origin(name), rules, now + min(until - wall, rules.lifetime))
-        for name in self._ledger.origins():
-            self._schedule.rest(self._schedule.origin(name).host, now)
-        for key, until in self._ledger.waits():
-            self._schedule.host(key).blocked_until = now + min(until - wall, MAX_WAIT)
-        turns, self._leases.losses = journal.replay()
-        for note in turns:
-            entries = {row: e for row, e in self._ledger.get(note.rows).items() if e.state == WAITING}
-            host = self._schedule.host(note.host)
-            self._leases.resume(note, host, entries, now)
-            if not note.is_ended:
-                self._schedule.reserve(host)
-        for waiting in self._ledger.waiting():
-            if waiting.row not in self._leases.holder:
-                place = self._schedule.origin(waiting.origin)
-                at = now + min(waiting.not_before - wall, MAX_WAIT)
-                if at > now:
-                    self._schedule.defer(place, waiting.kind, waiting.row, waiting.priority, at)
-                else:
-                    self._schedule.add(place, waiting.kind, waiting.row, waiting.priority)
-        self._leases.close()
 
     def _enlist(self, entries: Iterable[Entry]) -> None:
         """Count and queue requests that are new, or wait anew."""

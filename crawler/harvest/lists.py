@@ -35,7 +35,8 @@ class ListReader:
     def handle(self, request: Request) -> Outcome:
         """One chunk from ``request.offset`` on: ``moved`` to the next one, ``done`` at the end of the file."""
         try:
-            with Path(url2pathname(request.url.removeprefix("file:"))).open("rb") as file:
+            path = request.url.removeprefix("file:").partition("?")[0]  # behind it stands which state of the file
+            with Path(url2pathname(path)).open("rb") as file:
                 return _chunk(request, file)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             return failure(request, RequestFailed("lost-file", f"{request.url}: {error}"))
@@ -52,7 +53,7 @@ def _chunk(request: Request, file: BinaryIO) -> Outcome:
             url = _url(line)
         except ValueError:
             rejected += 1
-            logger.warning("no URL in %s at byte %d: %r", request.url, offset, text[:_SHOWN])
+            logger.info("no URL in %s at byte %d: %r", request.url, offset, text[:_SHOWN])
             continue
         seed = url if request.entries == "page" else ""
         discovered.append(Request(url=url, kind=request.entries, priority=request.priority, seed=seed, source="list"))

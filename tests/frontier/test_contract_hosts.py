@@ -59,15 +59,15 @@ def test_an_origin_without_reachable_rules_is_given_up_at_the_end(make: Make, cl
     assert frontier.stats().reasons == {"robots-unreachable": 1}
 
 
-def test_crawl_delay_is_kept(make: Make, clock: FakeClock) -> None:
+@pytest.mark.parametrize(("asked", "wanted"), [(7.0, 7.0), (1e6, 300.0)])
+def test_crawl_delay_is_kept_within_reason(make: Make, clock: FakeClock, asked: float, wanted: float) -> None:
     frontier = make(Policy(delay=0.0))
     frontier.put(images(2))
-    lease(frontier)
-    grant = lease(frontier)
-    rules = RobotsRules(crawl_delay=7.0)
-    frontier.complete("w1", [Outcome(status="done", token=tokens(grant)[0], robots=rules)], turn_ids(grant))
-    clock.go(7)
-    assert lease(frontier).turns[0].gap == 7.0
+    learn(frontier, RobotsRules(crawl_delay=asked))
+    assert not urls(lease(frontier))
+    clock.go(wanted)
+    [turn] = lease(frontier).turns
+    assert (turn.gap, turn.least_gap) == (wanted, wanted)
 
 
 def test_a_host_rests_for_a_gap_after_a_turn(make: Make, clock: FakeClock) -> None:
@@ -216,6 +216,19 @@ def test_rules_that_expire_while_their_host_is_busy_are_asked_for_again(make: Ma
     assert (work_off(frontier), work_off(frontier)) == ([], ["http://a.example/robots.txt"])
     clock.go(2)
     assert len(work_off(frontier)) == 2
+
+
+def test_robots_txt_that_can_be_had_again_is_no_failure(make: Make, clock: FakeClock) -> None:
+    frontier = make(Policy(delay=0.0, patience=100.0))
+    frontier.put([image()])
+    lease(frontier)
+    grant = lease(frontier)
+    failed = Outcome(status="done", token=tokens(grant)[0], reason="dns", robots=RobotsRules(lifetime=60))
+    frontier.complete("w1", [failed], turn_ids(grant))
+    assert frontier.stats().robots_reasons == {"dns": 1}
+    clock.go(61)
+    learn(frontier)
+    assert frontier.stats().robots_reasons == {}
 
 
 @pytest.mark.parametrize("lifetime", [-1.0, 0.0, 1e18])

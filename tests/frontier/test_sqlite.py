@@ -210,6 +210,28 @@ def test_waiting_is_no_work(path: Path) -> None:
         assert looks < 30
 
 
+def test_a_paused_crawl_hands_out_nothing_and_is_not_over(open_file: Open, clock: FakeClock) -> None:
+    frontier = open_file()
+    frontier.put(images(9))
+    held = lease(frontier, limit=1)
+    frontier.pause(True)
+    assert frontier.complete("w1", done(held), turn_ids(held)) == ("accepted",)
+    grant = lease(frontier)
+    assert (grant.state, grant.turns, frontier.stats().is_paused) == ("wait", (), True)
+    assert grant.retry_in > 0.5  # whoever waits may sleep
+    frontier.pause(False)
+    assert urls(lease(frontier))
+
+
+def test_going_on_wakes_who_waits(path: Path) -> None:
+    with closing(SqliteFrontier(path, OPEN)) as frontier, ThreadPoolExecutor(1) as pool:
+        frontier.put(images(1))
+        frontier.pause(True)
+        answer = pool.submit(lease, frontier, wait=30)
+        frontier.pause(False)
+        assert urls(answer.result(timeout=5))
+
+
 def test_closing_lets_waiting_workers_go(path: Path) -> None:
     frontier = SqliteFrontier(path, OPEN)
     frontier.put([image()])
