@@ -6,6 +6,7 @@ request at a time, at the pace that the frontier has set for its host.
 """
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -27,6 +28,8 @@ _POLL = 1.0
 #: Files that are flushed together, and the seconds that the first of them waits at most.
 _FLUSH_FILES = 100
 _FLUSH_SECONDS = 2.0
+#: A busy host that names no time is left alone for so many seconds, until the frontier has decided.
+_SHUN_SECONDS = 1.0
 #: Threads that are neither asked nor working look up so often, seconds.
 _NAP = 0.25
 
@@ -127,6 +130,8 @@ class Worker:
         self._over = threading.Event()
         self._changed = threading.Condition()
         self._held: dict[str, _Held] = {}
+        #: Host → clock time until which it asked us to stay away.
+        self._shunned: dict[str, float] = {}
         self._busy = 0
         self._todo: queue.SimpleQueue[_Held | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[Outcome | _Ended] = queue.SimpleQueue()
@@ -201,6 +206,7 @@ class Worker:
             for turn in grant.turns:
                 held = _Held(turn, asked_at + settings.lease, {lease.token for lease in turn.leases})
                 with self._changed:
+                    held.is_over = self._shunned.get(turn.host, -math.inf) > self._clock()
                     self._held[turn.id] = held
                     self._busy += 1
                 self._todo.put(held)
@@ -227,9 +233,14 @@ class Worker:
         ):
             self._finish(held, outcome)
             if outcome.overloaded or outcome.host_wait is not None:
-                with self._changed:  # the host asks all of us to stay away, not just this turn
-                    for other in self._held.values():
-                        other.is_over |= other.turn.host == held.turn.host
+                self._shun(held.turn.host, outcome.host_wait or _SHUN_SECONDS)
+
+    def _shun(self, host: str, seconds: float) -> None:
+        """A host asks all of us to stay away: end its other turns, and those lent before the frontier hears of it."""
+        with self._changed:
+            self._shunned[host] = self._clock() + seconds
+            for held in self._held.values():
+                held.is_over |= held.turn.host == host
 
     def _may_start(self, held: _Held, at: float) -> bool:
         """Wait for the pace, and for a lease with time enough left; False where this turn is over for us."""

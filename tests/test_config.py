@@ -55,7 +55,7 @@ CONFIGS = st.builds(
         DownloadSettings, types=st.lists(TEXT, max_size=3).map(tuple), max_bytes=COUNTS, min_size=st.integers(0, 999),
         durability=st.sampled_from(["none", "batch", "file", "strict"]),
     ),
-    queue=st.builds(QueueSettings, listen=TEXT, lease=ABOVE_ZERO),
+    queue=st.builds(QueueSettings, listen=TEXT, lease=st.floats(0.1, 3_600)),
 )  # fmt: skip
 
 #: Runs the settings of a crawl in a directory of its own: ``crawl.toml``, ``crawler.toml``, flags → config and changes.
