@@ -325,3 +325,8 @@ def test_by_default_a_process_for_each_core_and_four_at_most(
 def test_a_key_of_another_section_is_suggested_with_it() -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'workrs' in \[download\]. Did you mean 'workers' in \[box\]\?"):
         CrawlConfig.load(("crawler.toml", {"download": {"workrs": 2}}))
+
+
+def test_a_lease_longer_than_the_queue_allows_is_refused() -> None:
+    with pytest.raises(ConfigError, match="lease must not be above 3600 seconds, not 7200"):
+        CrawlConfig.load(("crawler.toml", {"queue": {"lease": 7200}}))

@@ -121,3 +121,12 @@ def summary(**counts: object) -> Summary:
 def test_exit_codes(ended: Summary, code: int) -> None:
     assert ended.exit_code == code
     assert bool(ended.complaint) == (code != 0)
+
+
+def test_an_interrupt_while_the_crawl_is_being_opened_counts(tmp_path: Path) -> None:
+    with DemoServer(many_pictures(tmp_path, 3)) as server:
+        crawl = Crawl(tmp_path / "out", CrawlConfig())
+        crawl.interrupt()
+        ended = crawl.run(Source(seeds=(server.url,)))
+        assert (ended.exit_code, server.requests) == (130, [])
+        assert crawler.run(server.url, output=tmp_path / "out").stats.success == 3

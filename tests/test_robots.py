@@ -262,3 +262,10 @@ def test_at_most_a_thousand_sitemaps_are_taken() -> None:
     outcome = handled(Canned(body=b"".join(b"Sitemap: /%d.xml\n" % n for n in range(1500))))
     assert outcome.robots is not None
     assert len(outcome.robots.sitemaps) == 1000
+
+
+def test_rules_that_grow_by_escaping_are_cut_at_a_line() -> None:
+    body = b"User-agent: *\n" + b"".join(b"Disallow: /%d%b\n" % (n, b"\xff" * 12) for n in range(30_000))
+    rules = own_rules(body, UA)
+    assert len(body) < MAX_BYTES < 30_000 * 40
+    assert MAX_BYTES - 100 < len(rules) <= MAX_BYTES and rules.endswith("%FF\n")

@@ -441,3 +441,14 @@ def test_a_waiting_worker_hears_of_the_end(make: Make) -> None:
         answer = pool.submit(lease, frontier, worker="w2", wait=10)
         frontier.complete("w1", done(held), turn_ids(held))
         assert answer.result(timeout=5).state == "drained"
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"), [("http-999", "http-999"), ("http-99", "internal"), ("free-text", "internal")]
+)
+def test_reasons_are_of_the_closed_set(make: Make, reason: str, kept: str) -> None:
+    frontier = make()
+    frontier.put([image()])
+    grant = lease(frontier)
+    frontier.complete("w1", [Outcome(status="done", token=tokens(grant)[0], reason=reason)], turn_ids(grant))
+    assert frontier.stats().reasons == {kept: 1}
