@@ -17,7 +17,7 @@ from crawler.errors import ConfigError, DiskError
 from crawler.frontier.sqlite import SqliteFrontier
 from crawler.lock import own
 from crawler.manifest import ManifestWriter, read_manifest
-from crawler.model import ImageRecord
+from crawler.model import ImageRecord, StoreStats
 from crawler.storage import LocalStore, store_id
 
 #: Records handled at a time.
@@ -35,8 +35,8 @@ class Audit(Struct, frozen=True, kw_only=True):
     whole: int = 0
     missing: int = 0
     damaged: int = 0
-    #: Store id → pictures in stores that were not looked at.
-    elsewhere: dict[str, int] = {}
+    #: Stores that were not looked at, and the pictures in them.
+    elsewhere: tuple[StoreStats, ...] = ()
     #: Files in the stores looked at that no record names.
     foreign: int = 0
     #: The first few of the missing, damaged and foreign ones.
@@ -55,8 +55,8 @@ class Gathered(Struct, frozen=True, kw_only=True):
     bytes: int = 0
     #: Pictures that a given store should have, but has not, or not whole.
     missing: int = 0
-    #: Store id → pictures that still lie elsewhere.
-    elsewhere: dict[str, int] = {}
+    #: Stores that were not given, and the pictures in them.
+    elsewhere: tuple[StoreStats, ...] = ()
 
 
 def verify(directory: Path, stores: Iterable[Path] = (), *, on_progress: OnProgress | None = None) -> Audit:
@@ -68,7 +68,7 @@ def verify(directory: Path, stores: Iterable[Path] = (), *, on_progress: OnProgr
     """
     places = _places([directory, *stores])
     counts: Counter[str] = Counter()
-    elsewhere: Counter[str] = Counter()
+    elsewhere = _Elsewhere()
     known: set[tuple[str, str]] = set()
     examples: list[str] = []
     with _records(directory) as records:
@@ -78,7 +78,7 @@ def verify(directory: Path, stores: Iterable[Path] = (), *, on_progress: OnProgr
                 continue
             store = places.get(record.store)
             if store is None:
-                elsewhere[record.store] += 1
+                elsewhere.add(record)
                 continue
             known.add(key)
             verdict = _look(store, record)
@@ -97,7 +97,7 @@ def verify(directory: Path, stores: Iterable[Path] = (), *, on_progress: OnProgr
         whole=counts["whole"],
         missing=counts["missing"],
         damaged=counts["damaged"],
-        elsewhere=dict(elsewhere.most_common()),
+        elsewhere=elsewhere.stores(),
         foreign=counts["foreign"],
         examples=tuple(examples),
     )
@@ -119,7 +119,7 @@ def gather(directory: Path, stores: Sequence[Path], *, on_progress: OnProgress |
     target = LocalStore(directory)
     places.pop(target.id, None)
     counts: Counter[str] = Counter()
-    elsewhere: Counter[str] = Counter()
+    elsewhere = _Elsewhere()
     with _opened(directory) as frontier:
         after = 0
         while rows := frontier.records(after, _PAGE):
@@ -128,7 +128,8 @@ def gather(directory: Path, stores: Sequence[Path], *, on_progress: OnProgress |
             for number, record in rows:
                 store = places.get(record.store)
                 if store is None or not record.path:
-                    elsewhere[record.store] += record.status == "success" and record.store != target.id
+                    if record.status == "success" and record.store != target.id:
+                        elsewhere.add(record)
                 elif _bring(store, record, target):
                     brought.append(number)
                     counts["pictures"] += record.status == "success"
@@ -146,8 +147,25 @@ def gather(directory: Path, stores: Sequence[Path], *, on_progress: OnProgress |
         pictures=counts["pictures"],
         bytes=counts["bytes"],
         missing=counts["missing"],
-        elsewhere={store: number for store, number in elsewhere.most_common() if number},
+        elsewhere=elsewhere.stores(),
     )
+
+
+class _Elsewhere:
+    """Counts pictures in stores that are not here."""
+
+    def __init__(self) -> None:
+        self._pictures: Counter[str] = Counter()
+        self._workers: dict[str, str] = {}
+
+    def add(self, record: ImageRecord) -> None:
+        self._pictures[record.store] += 1
+        self._workers.setdefault(record.store, record.worker)
+
+    def stores(self) -> tuple[StoreStats, ...]:
+        """The fullest first."""
+        counts = self._pictures.most_common()
+        return tuple(StoreStats(id=store, worker=self._workers[store], pictures=number) for store, number in counts)
 
 
 def _places(directories: Iterable[Path]) -> dict[str, LocalStore]:

@@ -1,14 +1,17 @@
 """A downloader box: what works for a master, on its machine or on another."""
 
+import logging
 import platform
 import re
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from msgspec import to_builtins
 
+from crawler import __version__
 from crawler.config import CrawlConfig
 from crawler.download.downloader import Downloader
 from crawler.engines.client import RemoteFrontier
@@ -17,11 +20,14 @@ from crawler.errors import DiskError
 from crawler.fetcher import Limits
 from crawler.frontier.base import PROTOCOL, Frontier
 from crawler.lock import try_to_own
-from crawler.model import GrantState, Kind
+from crawler.model import About, GrantState, Kind
 from crawler.robots import RobotsHandler
+from crawler.shelf import Shelf, shelf_for
 from crawler.storage import LocalStore, disk_faults
 from crawler.transport import RequestsFetcher
 from crawler.worker import Handler, Worker, WorkerProgress, WorkerSettings
+
+_log = logging.getLogger(__name__)
 
 #: Downloaders that may share a directory.
 MAX_SLOTS = 64
@@ -53,6 +59,8 @@ class Download:
     ) -> None:
         self._output, self._config, self._slot = output, config, slot
         self.name = "download"
+        #: How it ended; None while it works.
+        self.state: GrantState | None = None
         self._stop = threading.Event()
         self._worker: Worker | None = None
         known = read_join(join)
@@ -73,12 +81,27 @@ class Download:
             slot, release = self._take_slot()
             stack.callback(release)
             name = worker_name(store, slot)
-            settings = self._frontier.hello(name, PROTOCOL)
+            settings = self._frontier.hello(name, PROTOCOL, about_this_box())
+            release = settings.pop("release", __version__)
+            if release != __version__:
+                _log.warning(
+                    "the master is of release %s, this downloader of %s; both understand", release, __version__
+                )
             own = {"box": to_builtins(self._config.box)}
             config = CrawlConfig.load(("the master's settings", settings), ("this box", own))
-            self._worker, fetcher = build_downloader(name, self._frontier, config, self._output)
+            shelf = self._take_shelf(config, name, slot)
+            self._worker, fetcher = build_downloader(name, self._frontier, config, shelf)
             stack.callback(fetcher.close)
-            return "draining" if self._stop.is_set() else self._worker.run()
+            self.state = "draining" if self._stop.is_set() else self._worker.run()
+            return self.state
+
+    def _take_shelf(self, config: CrawlConfig, name: str, slot: int) -> Shelf:
+        """The place for pictures; what an earlier life could not tell any more is told now."""
+        shelf = shelf_for(LocalStore(self._output, durability=config.download.durability), name, slot)
+        if outcomes := shelf.unsettled():
+            shelf.keep(outcomes)
+            shelf.settle(outcomes, self._frontier.complete(name, outcomes, ()))
+        return shelf
 
     def _take_slot(self) -> tuple[int, Callable[[], None]]:
         """A number, and thereby a worker's name, that no other living process of this directory has.
@@ -127,15 +150,14 @@ def build_fetcher(config: CrawlConfig) -> RequestsFetcher:
 
 
 def build_downloader(
-    name: str, frontier: Frontier, config: CrawlConfig, output: Path
+    name: str, frontier: Frontier, config: CrawlConfig, shelf: Shelf
 ) -> tuple[Worker, RequestsFetcher]:
-    """A worker that downloads into ``output``, and the fetcher that its owner closes."""
+    """A worker that puts pictures on ``shelf``, and the fetcher that its owner closes."""
     download = config.download
-    store = LocalStore(output, durability=download.durability)
     fetcher = build_fetcher(config)
     downloader = Downloader(
         fetcher,
-        store,
+        shelf.store,
         types=frozenset(download.types) or None,
         max_bytes=download.max_bytes,
         min_size=download.min_size,
@@ -143,7 +165,16 @@ def build_downloader(
     )
     handlers: dict[Kind, Handler] = {"image": downloader, "robots": RobotsHandler(fetcher, config.politeness.agent)}
     settings = worker_settings(config, threads=config.box.threads)
-    return Worker(name, frontier, handlers, settings, store=store, abort=fetcher.abort), fetcher
+    return Worker(name, frontier, handlers, settings, keeper=shelf, abort=fetcher.abort), fetcher
+
+
+def about_this_box() -> About:
+    """What a downloader says of its box when it joins."""
+    system = " ".join(part for part in (platform.system(), platform.release().partition("-")[0]) if part)
+    python = platform.python_version()
+    words = (re.sub(r"[^ -~]", "?", text)[:64] for text in (__version__, system, python))
+    release, system, python = words
+    return About(release=release, system=system, python=python, wall=time.time())
 
 
 def worker_name(store: LocalStore, slot: int) -> str:

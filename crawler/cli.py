@@ -26,6 +26,9 @@ from crawler.options import about_crawl, about_output, about_this_box, option
 
 _log = logging.getLogger(__name__)
 
+#: What the master said last to a downloader.
+_ENDINGS = {"drained": "The crawl is over", "draining": "Sent home by the master"}
+
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, invoke_without_command=True
@@ -110,7 +113,9 @@ def status(directory: Path, as_json: bool) -> int:
     import msgspec
 
     from crawler.crawl import look_at
-    from crawler.progress import describe_counts, describe_workers
+    from crawler.fleet import describe_stores, describe_workers
+    from crawler.progress import describe_counts
+    from crawler.storage import store_id
 
     stats, is_running = look_at(directory)
     if as_json:
@@ -119,16 +124,18 @@ def status(directory: Path, as_json: bool) -> int:
     state = {"drained": "finished", "draining": "stopping"}.get(stats.state, "running" if is_running else "stopped")
     state = "paused" if stats.is_paused else state
     click.echo(f"{directory}: {state}; {describe_counts(stats)}")
-    for text in describe_workers(stats) if is_running else []:
+    places = describe_stores(stats, store_id(directory) or "")
+    for text in [*([f"  {places}"] if places else []), *(describe_workers(stats) if is_running else [])]:
         click.echo(text)
     return 0
 
 
 @cli.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-def stop(directory: Path) -> int:
+@click.option("--worker", metavar="NAME", help="Only this downloader, or those on the box with that name.")
+def stop(directory: Path, worker: str | None) -> int:
     """Have a running crawl finish what is under way and end; the same command goes on with it."""
-    return _order(directory, "stop")
+    return _order(directory, "stop", worker)
 
 
 @cli.command()
@@ -279,14 +286,23 @@ def _crawl(flags: dict[str, Any], *, downloads_here: bool) -> int:
     return summary.exit_code
 
 
-def _order(directory: Path, order: Any) -> int:
+def _order(directory: Path, what: Any, worker: str | None = None) -> int:
     """The body of ``stop``, ``pause`` and ``resume``."""
-    from crawler.control import give
+    from crawler.control import Order, give
+    from crawler.crawl import look_at
+    from crawler.fleet import matching
     from crawler.lock import is_running
 
     if not is_running(directory):
         raise ConfigError(f"no crawl is running in {directory}")
-    give(directory, order)
+    if worker is None:
+        give(directory, Order(what=what))
+        return 0
+    names = matching(look_at(directory)[0], worker)
+    if not names:
+        raise ConfigError(f"no downloader is called {worker!r}; see: crawler status {directory}")
+    for name in names:
+        give(directory, Order(what=what, worker=name))
     return 0
 
 
@@ -318,7 +334,8 @@ def _work(box: Any, line: Any, output: Path, *, is_child: bool) -> int:
     finally:
         line.close()
     progress = box.progress
-    line.say(f"{progress.saved} images saved in {output}, {progress.failed} failed.")
+    ending = "Interrupted" if stops else _ENDINGS.get(box.state, "Done")
+    line.say(f"{ending}: {progress.saved} images saved in {output}, {progress.failed} failed.")
     return 130 if stops else 0
 
 

@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec import Struct
 
 from crawler.errors import CrawlerError
 from crawler.storage import disk_faults, write_file
 
-#: ``stop`` drains the crawl, as Ctrl-C does; ``pause`` hands out nothing until ``resume``.
-Order = Literal["stop", "pause", "resume"]
+
+class Order(Struct, frozen=True, kw_only=True):
+    """``stop`` drains the crawl, as Ctrl-C does; ``pause`` hands out nothing until ``resume``."""
+
+    what: Literal["stop", "pause", "resume"]
+    #: Name of the one downloader that is to stop; empty: the whole crawl.
+    worker: str = ""
+
 
 _FILE = "order.json"
 #: Longest order that is read, bytes, and seconds between two looks whether it was taken.
@@ -47,6 +54,6 @@ def take(directory: Path) -> Order | None:
             with path.open("rb") as file:
                 data = file.read(_MAX_BYTES)
             path.unlink()
-        return msgspec.json.decode(data, type=Order)  # type: ignore[no-any-return]  # mypy: a Literal is no type to it
+        return msgspec.json.decode(data, type=Order)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None

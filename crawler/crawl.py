@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import structs
 
-from crawler.box import build_downloader, build_fetcher, worker_settings
+from crawler import __version__
+from crawler.box import about_this_box, build_downloader, build_fetcher, worker_settings
 from crawler.config import CRAWL_FILE, CrawlConfig, settings_for
 from crawler.control import take
 from crawler.engines.base import Elsewhere, Engine
@@ -24,6 +25,7 @@ from crawler.engines.server import Server
 from crawler.engines.tls import ensure_certificate
 from crawler.engines.wire import format_address, parse_address
 from crawler.errors import ConfigError, CrawlerError, DiskError
+from crawler.fleet import introduce
 from crawler.frontier.base import PROTOCOL, Frontier
 from crawler.frontier.politeness import Policy
 from crawler.frontier.sqlite import SqliteFrontier
@@ -31,11 +33,13 @@ from crawler.harvest.harvester import Harvester
 from crawler.harvest.lists import ListReader
 from crawler.lock import own, try_to_own
 from crawler.manifest import ManifestWriter
-from crawler.model import FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, Verdict
+from crawler.model import FrontierStats, Grant, Kind, Outcome, Request, Verdict, WorkerStats
 from crawler.robots import RobotsHandler
 from crawler.seeds import Source
+from crawler.shelf import Shelf
 from crawler.storage import LocalStore, disk_faults, write_file
 from crawler.urls import is_loopback
+from crawler.view import Silence, Summary, View
 from crawler.worker import Handler, Worker
 
 _log = logging.getLogger(__name__)
@@ -52,78 +56,6 @@ _PAGE = 1_000
 _HARVEST_THREADS = 8
 #: Names of the workers inside the master.
 _HARVESTER, _THREADS = "harvester", "downloader"
-#: Reasons with which a seed ends that nobody could reach.
-_UNREACHED = frozenset({"dns", "connect", "timeout", "too-slow", "tls", "robots-unreachable", "host-down"})
-
-
-class View(Protocol):
-    """Whoever looks on: bars, lines, or nobody."""
-
-    def update(self, stats: FrontierStats) -> None:
-        """How things stand now; called a few times a second."""
-        ...
-
-    def results(self, records: Sequence[ImageRecord]) -> None:
-        """Image URLs that were settled just now."""
-        ...
-
-    def say(self, text: str) -> None:
-        """One line for people."""
-        ...
-
-
-class Silence:
-    """Nobody looks on."""
-
-    def update(self, stats: FrontierStats) -> None:
-        pass
-
-    def results(self, records: Sequence[ImageRecord]) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        _log.info("%s", text)
-
-
-class Summary(Struct, frozen=True, kw_only=True):
-    """How a crawl ended."""
-
-    stats: FrontierStats
-    output: Path
-    #: Seconds.
-    elapsed: float
-    interrupted: bool = False
-
-    @property
-    def exit_code(self) -> int:
-        """0 done; 4 no seed could be reached; 8 a seed failed or nothing was saved; 130 interrupted."""
-        stats = self.stats
-        if self.interrupted:
-            return 130
-        if self.is_unreached:
-            return 4
-        return 8 if stats.seeds_failed or not stats.success + stats.duplicate else 0
-
-    @property
-    def complaint(self) -> str:
-        """Why the exit code is not 0, in one line; empty where nothing is to be said."""
-        stats = self.stats
-        reasons = ", ".join(dict.fromkeys([*stats.page_reasons, *stats.robots_reasons]))
-        if self.interrupted:
-            return ""
-        if self.is_unreached:
-            return f"no seed could be reached ({reasons}): check the address and the network"
-        if stats.seeds_failed:
-            return f"{stats.seeds_failed} of {stats.seeds} seeds failed ({reasons})"
-        if stats.success + stats.duplicate:
-            return ""
-        return "no image was saved" if stats.seeds or stats.discovered else "nothing to visit: the lists hold no URL"
-
-    @property
-    def is_unreached(self) -> bool:
-        """Whether every seed failed, and for reasons of the network."""
-        stats = self.stats
-        return 0 < stats.seeds == stats.seeds_failed and stats.page_reasons.keys() <= _UNREACHED
 
 
 class _Frontier(SqliteFrontier):
@@ -175,7 +107,7 @@ class Crawl:
         self._engines: list[Engine] = []
         #: Workers that have been heard of.
         self._known = {_HARVESTER, _THREADS}
-        self._on_join: Callable[[str], None] = _ignore
+        self._on_join: Callable[[WorkerStats], None] = _ignore
 
     @property
     def join(self) -> Path:
@@ -234,7 +166,7 @@ class Crawl:
             self.output.mkdir(parents=True, exist_ok=True)
         stack.callback(own(self.output))
         self._on_open()
-        frontier = _Frontier(path, policy(self.config), settings=self.config.shared())
+        frontier = _Frontier(path, policy(self.config), settings={**self.config.shared(), "release": __version__})
         stack.callback(frontier.close)
         self._frontier = frontier
         if self._interrupts:  # while it was being opened
@@ -283,7 +215,7 @@ class Crawl:
         robots = RobotsHandler(fetcher, self.config.politeness.agent)
         settings = worker_settings(self.config, threads=_HARVEST_THREADS)
         handlers: dict[Kind, Handler] = {"page": harvester, "robots": robots, "list": ListReader()}
-        frontier.hello(_HARVESTER, PROTOCOL)
+        frontier.hello(_HARVESTER, PROTOCOL, about_this_box())
         return ThreadEngine(Worker(_HARVESTER, frontier, handlers, settings, abort=fetcher.abort))
 
     def _downloads(self, frontier: Frontier, stack: ExitStack, *, here: bool) -> Engine:
@@ -294,8 +226,9 @@ class Crawl:
         LocalStore(self.output).clear_parts()
         if workers:
             return ProcessEngine(self.join, self.output, count=workers, options=["-t", str(box.threads)])
-        frontier.hello(_THREADS, PROTOCOL)
-        worker, fetcher = build_downloader(_THREADS, frontier, self.config, self.output)
+        frontier.hello(_THREADS, PROTOCOL, about_this_box())
+        shelf = Shelf(LocalStore(self.output, durability=self.config.download.durability))
+        worker, fetcher = build_downloader(_THREADS, frontier, self.config, shelf)
         stack.callback(fetcher.close)
         return ThreadEngine(worker)
 
@@ -310,7 +243,7 @@ class Crawl:
     def _greet(self, server: Server, *, downloads_here: bool) -> None:
         _log.info("action=start output=%s queue=%s", self.output, format_address(server.listener.address))
         if not downloads_here:
-            self._on_join = lambda name: self._view.say(f"{name} joined")
+            self._on_join = lambda worker: self._view.say(introduce(worker))
             self._view.say(f"Queue on {format_address(server.listener.address)}. Start downloaders with:")
             self._view.say(f"    crawler download {shlex.quote(str(self.join))} -o pictures")
             if not is_loopback(server.listener.address[0]):
@@ -342,11 +275,15 @@ class Crawl:
         order = take(self.output)
         if order is None:
             return
-        self._view.say({"stop": "Told to stop.", "pause": "Paused.", "resume": "Going on."}[order])
-        if order == "stop":
+        if order.worker:
+            self._view.say(f"{order.worker} is to finish what it holds, and to leave.")
+            frontier.drain(order.worker)
+            return
+        self._view.say({"stop": "Told to stop.", "pause": "Paused.", "resume": "Going on."}[order.what])
+        if order.what == "stop":
             self.interrupt()
         else:
-            frontier.pause(order == "pause")
+            frontier.pause(order.what == "pause")
 
     @staticmethod
     def _is_farewell_said(frontier: Frontier) -> bool:
@@ -363,8 +300,8 @@ class Crawl:
         for worker in stats.workers:
             if worker.name not in self._known:
                 self._known.add(worker.name)
-                _log.info("action=join worker=%s", worker.name)
-                self._on_join(worker.name)
+                _log.info("action=join worker=%s", introduce(worker))
+                self._on_join(worker)
         self._view.update(stats)
 
 
@@ -431,5 +368,5 @@ def _do_nothing() -> None:
     pass
 
 
-def _ignore(name: str) -> None:
+def _ignore(worker: WorkerStats) -> None:
     pass

@@ -78,12 +78,27 @@ class ManifestWriter:
             _log.info("writing the manifest anew", extra={"action": "rewrite"})
             self.rewrite(records)
             return self.last
-        for path, found in ((self.manifest, rows), (self.results, lines)):
-            if found.torn:
-                with disk_faults(path):
-                    os.truncate(path, found.end)
+        _cut(self.manifest, rows)
+        _cut(self.results, lines)
         self.last = rows.count
         return self.last
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether one of the files ends within a line."""
+        return any(_ends_within_a_line(path) for path in (self.manifest, self.results))
+
+    def mend(self) -> None:
+        """Mend the files where they are all there is: a torn end is cut, and the lines are made to agree."""
+        self.close()
+        rows = _survey(self.manifest, _url_of_row)
+        lines = _survey(self.results, _url_of_line)
+        _cut(self.manifest, rows)
+        if (rows.count, rows.url) == (lines.count, lines.url):
+            _cut(self.results, lines)
+        else:
+            write_file(self.results, map(_line, read_manifest(self.manifest)), sync=True)
+        self.last = rows.count
 
     def append(self, rows: Sequence[tuple[int, ImageRecord]]) -> None:
         """Add records, in their order: one write to each file, both or neither."""
@@ -154,6 +169,24 @@ def _survey(path: Path, url_of: Callable[[bytes], str | None]) -> _Survey:
     if last and url is None:
         count, end, url = count - 1, end - len(last), url_of(before) if before else None
     return _Survey(count=count, url=url, end=end, torn=end < size)
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    try:
+        with disk_faults(path, FileNotFoundError), path.open("rb") as file:
+            if not file.seek(0, os.SEEK_END):
+                return False
+            file.seek(-1, os.SEEK_END)
+            return file.read() != b"\n"
+    except FileNotFoundError:
+        return False
+
+
+def _cut(path: Path, found: _Survey) -> None:
+    """Cut what is behind the last whole line."""
+    if found.torn:
+        with disk_faults(path):
+            os.truncate(path, found.end)
 
 
 def _agrees(found: _Survey, records: Records) -> bool:

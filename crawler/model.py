@@ -5,7 +5,7 @@ Seconds are floats. Nothing here does any work beyond building another value: no
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from crawler.errors import RequestFailed
 
@@ -18,8 +18,8 @@ OutcomeStatus = Literal["done", "retry", "released", "moved"]
 #: Final state of an image URL.
 RecordStatus = Literal["success", "duplicate", "failed"]
 
-#: What the frontier answers to one outcome: first verdict, later verdict, unknown lease.
-Verdict = Literal["accepted", "duplicate", "stale"]
+#: What an outcome was to the frontier: the first verdict on a request, a later one, or one from an unknown lease.
+VerdictState = Literal["accepted", "duplicate", "stale"]
 
 #: ``work``: turns are attached; ``wait``: nothing now, ask again; ``draining``: stopping, finish what you
 #: hold; ``drained``: the crawl is over.
@@ -182,6 +182,36 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rejected: int = 0
     #: Bytes that came over the network.
     received: int = 0
+    #: Whether the picture's bytes were new to the worker's store.
+    stored: bool = False
+
+
+class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The frontier's answer to one outcome.
+
+    Where this worker has settled an image, now or in a call whose answer was lost, it tells what the manifest row says.
+    """
+
+    state: VerdictState = "accepted"
+    #: None: no row of this worker's was written.
+    status: RecordStatus | None = None
+    reason: str = ""
+    #: Where the first copy of the bytes is, for a duplicate.
+    store: str = ""
+    path: str = ""
+    attempts: int = 0
+
+
+class About(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a worker says of its box when it joins; for people only."""
+
+    #: Release of this package, such as ``0.1.0``.
+    release: str = ""
+    #: Such as ``Linux 6.1`` or ``Windows 11``, and the version of Python.
+    system: str = ""
+    python: str = ""
+    #: Its wall clock, seconds since the epoch.
+    wall: float = 0.0
 
 
 class WorkerStats(Struct, frozen=True, kw_only=True):
@@ -190,10 +220,27 @@ class WorkerStats(Struct, frozen=True, kw_only=True):
     name: str
     leases: int = 0
     settled: int = 0
+    #: Requests settled per second, lately.
+    rate: float = 0.0
     #: Seconds since its last call.
     silent: float = 0.0
+    #: Seconds until what it holds is given to others; None while it renews its leases in time.
+    loses_in: float | None = None
     #: Whether its last call for work was answered with ``drained`` or ``draining``.
     is_told: bool = False
+    about: About = About()
+    #: Seconds by which its wall clock was ahead of the master's when it joined.
+    clock_ahead: float = 0.0
+
+
+class StoreStats(Struct, frozen=True, kw_only=True):
+    """One store as the frontier's records know it."""
+
+    id: str
+    #: The worker that was the first to save into it; its name begins with that of its box.
+    worker: str = ""
+    #: Pictures, each counted where its first copy is.
+    pictures: int = 0
 
 
 class FrontierStats(Struct, frozen=True, kw_only=True):
@@ -232,6 +279,8 @@ class FrontierStats(Struct, frozen=True, kw_only=True):
     limiting_gap: float = 0.0
     #: Lines of input lists that were no URL.
     bad_lines: int = 0
+    #: Where the pictures are, the fullest store first.
+    stores: tuple[StoreStats, ...] = ()
     workers: tuple[WorkerStats, ...] = ()
 
 
@@ -248,6 +297,20 @@ def describe(request: Request, **fields: object) -> ImageRecord:
         "depth": request.depth,
     }
     return ImageRecord(**(known | fields))  # type: ignore[arg-type]  # fields are checked by their users' tests
+
+
+def decided(record: ImageRecord, verdict: Verdict, worker: str) -> ImageRecord:
+    """A worker's record as the frontier's verdict has settled it: the row of the manifest."""
+    status = verdict.status or record.status
+    return structs.replace(
+        record,
+        status=status,
+        reason=verdict.reason,
+        store=verdict.store or record.store,
+        path=verdict.path or record.path,
+        attempts=verdict.attempts,
+        worker=worker,
+    )
 
 
 def failure(request: Request, error: RequestFailed, elapsed: float = 0.0) -> Outcome:

@@ -17,11 +17,12 @@ import msgspec
 from tqdm import tqdm
 
 from crawler.audit import Audit, Gathered
-from crawler.crawl import Summary
 from crawler.errors import DiskError
+from crawler.fleet import describe_silence, name_store
 from crawler.logs import printable
 from crawler.manifest import record_line
 from crawler.model import FrontierStats, ImageRecord
+from crawler.view import Summary
 from crawler.worker import WorkerProgress
 
 #: Seconds between two lines where there is no terminal.
@@ -156,7 +157,8 @@ class Console:
         times = clock_time(self._clock() - self._started)
         if images.total and rate:
             times += f"<{clock_time((images.total - settled) / rate)}"
-        pages.text = f"{visited}/{found}  hosts {stats.hosts}{_limit(stats)}"
+        silence = describe_silence(stats)
+        pages.text = f"{visited}/{found}  hosts {stats.hosts}{f'; {silence}' if silence else _limit(stats)}"
         counts = f"ok {stats.success}  dup {stats.duplicate}  fail {stats.failed}"
         images.text = f"{settled}/{stats.discovered} [{times}, {_rates(rate, speed)}]  {counts}"
         pages.refresh()
@@ -216,10 +218,11 @@ def describe_counts(stats: FrontierStats) -> str:
     """The counts in one line."""
     visited = stats.pages_done + stats.pages_failed
     found = visited + stats.pages_waiting + stats.pages_leased
+    silence = describe_silence(stats)
     return (
         f"pages {visited}/{found}, images {stats.success + stats.duplicate + stats.failed}/{stats.discovered}: "
         f"{stats.success} saved, {stats.duplicate} duplicate, {stats.failed} failed, {stats.leased} in work, "
-        f"{stats.waiting} waiting; hosts {stats.hosts}{_limit(stats)}"
+        f"{stats.waiting} waiting; hosts {stats.hosts}{_limit(stats)}{f'; {silence}' if silence else ''}"
     )
 
 
@@ -249,15 +252,6 @@ def describe_summary(summary: Summary, command: str = "run") -> str:
     if summary.interrupted:
         lines.append(f"Continue with:  crawler {command} -o {shlex.quote(str(place))}")
     return "\n".join(lines)
-
-
-def describe_workers(stats: FrontierStats) -> list[str]:
-    """A line for each worker."""
-    return [
-        f"  {printable(worker.name):<32} {worker.leases} leases, {worker.settled} settled,"
-        f" last seen {worker.silent:.0f} s ago"
-        for worker in stats.workers
-    ]
 
 
 def clock_time(seconds: float) -> str:
@@ -300,16 +294,16 @@ def _say(text: str, file: TextIO) -> None:
 
 def describe_audit(found: Audit) -> str:
     """What `verify` found."""
-    elsewhere = sum(found.elsewhere.values())
+    elsewhere = sum(store.pictures for store in found.elsewhere)
     lines = [
         f"{found.whole} whole, {found.missing} missing, {found.damaged} damaged, {found.foreign} foreign,"
         f" {elsewhere} elsewhere"
     ]
-    lines += [f"  {number} in store {store}" for store, number in found.elsewhere.items()]
+    lines += [f"  {store.pictures} in {name_store(store)}" for store in found.elsewhere]
     return "\n".join([*lines, *(f"  {example}" for example in found.examples)])
 
 
 def describe_gathered(found: Gathered) -> str:
     """What `gather` did."""
     lines = [f"{found.pictures} pictures brought here ({found.bytes / _MB:.1f} MB), {found.missing} not found"]
-    return "\n".join(lines + [f"  {number} still in store {store}" for store, number in found.elsewhere.items()])
+    return "\n".join(lines + [f"  {store.pictures} still in {name_store(store)}" for store in found.elsewhere])

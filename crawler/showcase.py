@@ -8,12 +8,13 @@ import msgspec
 from msgspec import Struct
 
 from crawler.config import CrawlConfig
-from crawler.crawl import Crawl, Summary, View
+from crawler.crawl import Crawl
 from crawler.demo import DemoServer
 from crawler.errors import ConfigError
 from crawler.manifest import read_manifest
 from crawler.model import ImageRecord
 from crawler.seeds import Source
+from crawler.view import Summary, View
 
 
 class Truth(Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from msgspec import Struct, structs
 
 from crawler.errors import CrawlerError, DiskError, RequestFailed
 from crawler.frontier.base import Frontier
-from crawler.model import GrantState, Kind, Outcome, Request, Turn, failure
+from crawler.model import GrantState, Kind, Outcome, Request, Turn, Verdict, failure
 from crawler.turn import work_off
 
 _log = logging.getLogger(__name__)
@@ -42,10 +42,16 @@ class Handler(Protocol):
         ...
 
 
-class Flushable(Protocol):
-    """What must be durable before a success is told."""
+class Keeper(Protocol):
+    """Stands between what was saved and what is told."""
 
-    def flush(self) -> None: ...
+    def keep(self, outcomes: Sequence[Outcome]) -> None:
+        """Return when what these outcomes tell of would survive; raises `crawler.errors.DiskError`."""
+        ...
+
+    def settle(self, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]) -> None:
+        """The frontier has decided on them; raises `crawler.errors.DiskError`."""
+        ...
 
 
 class WorkerSettings(Struct, frozen=True, kw_only=True):
@@ -107,7 +113,7 @@ class Worker:
         frontier: where work comes from.
         handlers: what to do with each kind; other kinds are not asked for.
         settings: threads and times.
-        store: flushed before outcomes with a file are completed.
+        keeper: keeps outcomes before they are told; None where there is nothing to keep.
         abort: cuts all connections under way, callable from any thread.
         clock: monotonic seconds.
     """
@@ -119,13 +125,13 @@ class Worker:
         handlers: Mapping[Kind, Handler],
         settings: WorkerSettings,
         *,
-        store: Flushable | None = None,
+        keeper: Keeper | None = None,
         abort: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self._frontier, self._handlers, self._settings = frontier, handlers, settings
-        self._store, self._abort, self._clock = store, abort, clock
+        self._keeper, self._abort, self._clock = keeper, abort, clock
         self._stopping = threading.Event()
         self._over = threading.Event()
         self._changed = threading.Condition()
@@ -299,16 +305,16 @@ class Worker:
             self._tell([outcome for outcome in outcomes if not _has_file(outcome)], ended)
             late = len(waiting) >= _FLUSH_FILES or self._clock() - since >= _FLUSH_SECONDS
             if waiting and (late or last_call or self._is_idle()):
-                self._tell(self._flushed(waiting), [])
+                self._tell(waiting, [])
                 waiting = []
             if last_call and not fresh:
                 return
 
-    def _flushed(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """The outcomes, once their files are durable; where the disk refuses, the requests go back uncharged."""
+    def _kept(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """The outcomes, once they are durable; where the disk refuses, the requests go back uncharged."""
         try:
-            if self._store is not None:
-                self._store.flush()
+            if self._keeper is not None:
+                self._keeper.keep(outcomes)
         except DiskError as error:
             self._fail(error)
             return [Outcome(status="released", token=outcome.token) for outcome in outcomes]
@@ -332,11 +338,14 @@ class Worker:
     def _tell(self, outcomes: list[Outcome], ended: list[str]) -> None:
         if not outcomes and not ended:
             return
+        outcomes = self._kept(outcomes)
         told = {outcome.token for outcome in outcomes}
         with self._changed:  # before they are told: a renewal that overtakes us must not take them for lost
             for held in self._held.values():
                 held.open -= told
-        self._frontier.complete(self.name, outcomes, ended)
+        verdicts = self._frontier.complete(self.name, outcomes, ended)
+        if self._keeper is not None:
+            self._keeper.settle(outcomes, verdicts)
         with self._changed:
             for name in [name for name, held in self._held.items() if not held.open]:
                 del self._held[name]

@@ -21,14 +21,14 @@ PATIENCE = 60.0
 
 
 class Command:
-    """One ``crawler`` command, its output kept in files."""
+    """One ``crawler`` command, or a script that stands in for it; its output is kept in files."""
 
-    def __init__(self, name: str, folder: Path, *arguments: str) -> None:
+    def __init__(self, name: str, folder: Path, *arguments: str, script: str = "") -> None:
         self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
         with self.out.open("ab") as out, self.err.open("ab") as err:
             environment = {k: v for k, v in os.environ.items() if not k.startswith("CRAWLER_")}
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "crawler", *arguments],
+                [sys.executable, *(["-c", script] if script else ["-m", "crawler"]), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -64,8 +64,8 @@ def commands(folder: Path) -> Iterator[Callable[..., Command]]:
     """Start commands in ``folder``; none of them outlives the block."""
     running: list[Command] = []
 
-    def start(name: str, *arguments: object) -> Command:
-        running.append(Command(name, folder, *map(str, arguments)))
+    def start(name: str, *arguments: object, script: str = "") -> Command:
+        running.append(Command(name, folder, *map(str, arguments), script=script))
         return running[-1]
 
     try:

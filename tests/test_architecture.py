@@ -24,12 +24,13 @@ PACKAGE = Path(crawler.__file__).parent
 #: roof are one room each, so their files may know one another (without cycles).
 FLOORS: list[dict[str, str]] = [
     dict.fromkeys(["errors", "model", "urls"], "ground floor"),
-    dict.fromkeys(["fetcher", "exchange", "transport", "robots", "storage", "manifest"], "instruments"),
+    dict.fromkeys(
+        ["fetcher", "exchange", "transport", "robots", "storage", "manifest", "lock", "shelf"], "instruments"
+    ),
     {"frontier": "frontier", "harvest": "harvest", "download": "download"},
     {"worker": "worker", "turn": "worker", "engines": "engines"},
-    dict.fromkeys(
-        ["config", "seeds", "box", "crawl", "progress", "report", "dashboard", "audit", "control", "lock"], "roof"
-    )
+    dict.fromkeys(["config", "seeds", "box", "crawl", "progress", "report", "dashboard"], "roof")
+    | dict.fromkeys(["audit", "control", "view", "fleet"], "roof")
     | dict.fromkeys(["demo", "showcase", "logs", "options", "cli", "__main__"], "roof"),
 ]
 #: Who walks pages and where does not know what is in the wings, only the seam of the one it asks for work.

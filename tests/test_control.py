@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crawler.control import give, take
+from crawler.control import Order, give, take
 from crawler.errors import CrawlerError
 from tests.processes import commands, manifest_of, stats_of, wait_until
 from tests.test_fleet import Start, slow_site
@@ -18,8 +18,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def test_an_order_is_taken_once(tmp_path: Path) -> None:
-    (tmp_path / "order.json").write_text('"pause"')
-    assert (take(tmp_path), take(tmp_path)) == ("pause", None)
+    (tmp_path / "order.json").write_text('{"what":"stop","worker":"box-2/ab-0"}')
+    assert (take(tmp_path), take(tmp_path)) == (Order(what="stop", worker="box-2/ab-0"), None)
 
 
 @pytest.mark.parametrize("text", ["", "x", '"shutdown"', '"' + "a" * 1000 + '"'])
@@ -31,7 +31,7 @@ def test_rubbish_is_no_order(tmp_path: Path, text: str) -> None:
 
 def test_an_order_that_nobody_takes_is_taken_back(tmp_path: Path) -> None:
     with pytest.raises(CrawlerError, match="did not take"):
-        give(tmp_path, "stop", patience=0.1)
+        give(tmp_path, Order(what="stop"), patience=0.1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,9 +11,8 @@ import msgspec
 import pytest
 from tqdm import tqdm
 
-from crawler.crawl import Summary
 from crawler.errors import DiskError
-from crawler.model import FrontierStats, ImageRecord, WorkerStats
+from crawler.model import FrontierStats, ImageRecord
 from crawler.progress import (
     Console,
     DownloadLine,
@@ -21,8 +20,8 @@ from crawler.progress import (
     clock_time,
     describe_counts,
     describe_summary,
-    describe_workers,
 )
+from crawler.view import Summary
 from crawler.worker import WorkerProgress
 
 
@@ -323,8 +322,3 @@ def test_an_interrupted_crawl_tells_what_to_type_next(command: str) -> None:
     assert text.startswith("Interrupted after 01:05: 0 images")
     assert "waiting       1 image, 2 pages" in text
     assert text.splitlines()[-1] == f"Continue with:  crawler {command} -o 'a b'"
-
-
-def test_a_worker_s_name_can_t_steer_the_terminal() -> None:
-    (line,) = describe_workers(FrontierStats(workers=(WorkerStats(name="x\x1b[2J", leases=2, settled=5, silent=1.2),)))
-    assert line.isprintable() and line.endswith("2 leases, 5 settled, last seen 1 s ago")

@@ -2,16 +2,17 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
 
 from crawler.errors import ConfigError, CrawlerError, DiskError, RequestFailed
+from crawler.frontier.base import PROTOCOL
 from crawler.frontier.politeness import Policy
 from crawler.frontier.sqlite import SqliteFrontier
-from crawler.model import Kind, Outcome, Request, RobotsRules, describe, failure
+from crawler.model import Kind, Outcome, Request, RobotsRules, Verdict, describe, failure
 from crawler.worker import Handler, Worker, WorkerSettings
 from tests.frontier.fakes import image, images, page, saved
 
@@ -33,17 +34,22 @@ class Handle:
         return self._answer(request)
 
 
-class Store:
-    """Counts flushes; refuses when told to."""
+class Shelf:
+    """Remembers what it kept and settled; refuses when told to."""
 
     def __init__(self, error: CrawlerError | None = None) -> None:
-        self.flushes = 0
+        self.kept: list[Outcome] = []
+        self.settled: list[Verdict] = []
         self._error = error
 
-    def flush(self) -> None:
-        self.flushes += 1
-        if self._error is not None:
+    def keep(self, outcomes: Sequence[Outcome]) -> None:
+        self.kept += outcomes
+        if outcomes and self._error is not None:
             raise self._error
+
+    def settle(self, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]) -> None:
+        assert len(outcomes) == len(verdicts)
+        self.settled += verdicts
 
 
 def good(request: Request) -> Outcome:
@@ -83,19 +89,19 @@ def test_a_worker_works_until_the_crawl_is_over(frontier: SqliteFrontier) -> Non
     assert frontier.stats().success == 50
 
 
-def test_a_success_is_told_only_after_a_flush(frontier: SqliteFrontier) -> None:
+def test_a_success_is_told_only_after_it_was_kept(frontier: SqliteFrontier) -> None:
     frontier.put(images(3))
-    seen_at_flush: list[int] = []
+    told_too_soon: list[int] = []
 
-    class Watching(Store):
-        def flush(self) -> None:
-            super().flush()
-            seen_at_flush.append(frontier.stats().success)
+    class Watching(Shelf):
+        def keep(self, outcomes: Sequence[Outcome]) -> None:
+            told_too_soon.append(frontier.stats().success - len(self.kept))
+            super().keep(outcomes)
 
-    store = Watching()
-    worker(frontier, Handle(good), store=store).run()
-    assert store.flushes >= 1 and seen_at_flush[0] == 0
-    assert frontier.stats().success == 3
+    shelf = Watching()
+    worker(frontier, Handle(good), keeper=shelf).run()
+    assert max(told_too_soon) == 0
+    assert [verdict.status for verdict in shelf.settled] == ["success"] * 3
 
 
 def test_the_pace_of_a_turn_is_kept() -> None:
@@ -185,7 +191,7 @@ def test_a_full_disk_stops_the_worker_and_charges_nobody(frontier: SqliteFrontie
 def test_what_could_not_be_flushed_is_not_told(frontier: SqliteFrontier) -> None:
     frontier.put(images(2))
     with pytest.raises(DiskError):
-        worker(frontier, Handle(good), store=Store(DiskError("no space"))).run()
+        worker(frontier, Handle(good), keeper=Shelf(DiskError("no space"))).run()
     assert (frontier.stats().success, frontier.stats().waiting) == (0, 2)
 
 
@@ -251,7 +257,7 @@ def test_connections_are_cut_when_a_lease_was_lost(frontier: SqliteFrontier) -> 
     crew = worker(frontier, Handle(answer), abort=cut.set, settings=WorkerSettings(threads=1, lease=0.4, request=0.1))
     with running(crew):
         assert begun.wait(10)
-        frontier.hello("w1", 1)  # another life of the same worker
+        frontier.hello("w1", PROTOCOL)  # another life of the same worker
         assert cut.wait(10)
 
 

@@ -79,8 +79,10 @@ class Downloader:
         data = response.read()
         info = inspect_image(data, max_pixels=self._max_pixels)
         self._filter(info)
-        record = self._save(request, response, data, info)
-        return Outcome(status="done", record=record, latency=response.elapsed, received=response.received)
+        record, is_new = self._save(request, response, data, info)
+        return Outcome(
+            status="done", record=record, latency=response.elapsed, received=response.received, stored=is_new
+        )
 
     def _respect_opt_outs(self, response: Response) -> None:
         if opted_out(response.headers.getlist("x-robots-tag"), self._agent):
@@ -94,11 +96,12 @@ class Downloader:
         if min(info.width, info.height) < self._min_size:
             raise RequestFailed("too-small", f"{info.width}x{info.height} pixels")
 
-    def _save(self, request: Request, response: Response, data: bytes, info: ImageInfo) -> ImageRecord:
+    def _save(self, request: Request, response: Response, data: bytes, info: ImageInfo) -> tuple[ImageRecord, bool]:
+        """The record, and whether the store had the bytes not yet."""
         sha256 = digest(data)
         path = image_key(sha256, info.extension)
-        self._store.put(path, data)
-        return describe(
+        is_new = self._store.put(path, data)
+        record = describe(
             request,
             status="success",
             final_url=response.url,
@@ -113,6 +116,7 @@ class Downloader:
             fetched_at=time.time(),
             elapsed=response.elapsed,
         )
+        return record, is_new
 
 
 def opted_out(headers: Iterable[str], agent: str) -> bool:

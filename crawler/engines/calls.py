@@ -15,7 +15,7 @@ from msgspec import Meta, Raw, Struct
 
 from crawler.engines import wire
 from crawler.errors import CrawlerError, MessageError, from_wire
-from crawler.model import FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, RobotsRules, Verdict
+from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, RobotsRules, Verdict
 
 #: Registered names, and thereby identifiers, of the two queues; they outlive a restart of the master.
 TASKS = "get_task_queue"
@@ -34,6 +34,8 @@ _Names = Annotated[tuple[_Name, ...], Meta(max_length=MAX_BATCH)]
 _Worker = Annotated[str, Meta(pattern=r"\A(?!(?:harvester|downloader)\Z)[A-Za-z0-9_.:/-]{1,128}\Z")]
 _Seconds = Annotated[float, Meta(ge=0, le=3_600)]
 _Count = Annotated[int, Meta(ge=1, le=MAX_LEASE)]
+_WORDS = re.compile(r"[ -~]{0,64}")
+_INT64 = 2**63
 _Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
@@ -45,9 +47,19 @@ class _NameArgument(_Arguments, frozen=True):
     name: _Name
 
 
-class _Hello(_Arguments, frozen=True):
+class _Hello(Struct, frozen=True, array_like=True):
+    """Grows at its end only, so that releases of any age can tell each other which of them is the older one."""
+
     worker: _Worker
     protocol: _Number
+    about: About = About()
+
+    def __post_init__(self) -> None:
+        about = self.about
+        if not all(_WORDS.fullmatch(text) for text in (about.release, about.system, about.python)):
+            raise ValueError("a worker's words about itself must be short and printable")
+        if not 0 <= about.wall < _INT64:
+            raise ValueError("a worker's clock is out of range")
 
 
 class _Lease(_Arguments, frozen=True):
@@ -85,7 +97,7 @@ class _Records(_Arguments, frozen=True):
 class Signature:
     """One method as the wire sees it."""
 
-    def __init__(self, arguments: type[_Arguments], answer: Any) -> None:
+    def __init__(self, arguments: type[Struct], answer: Any) -> None:
         self._arguments = msgspec.msgpack.Decoder(arguments)
         self._answer = msgspec.msgpack.Decoder(answer)
 
@@ -162,7 +174,6 @@ def read_answer(frame: bytes, signature: Signature) -> Any:
     raise MessageError("the master answered with neither a result nor an error")
 
 
-_INT64 = 2**63
 _NUMBERS = {
     Outcome: attrgetter("retry_in", "host_wait", "latency", "rejected", "received"),
     Request: attrgetter("hops", "depth", "priority", "offset"),

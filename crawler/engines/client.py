@@ -13,9 +13,9 @@ from crawler.engines import calls, wire
 from crawler.engines.calls import RESULTS, TASKS
 from crawler.engines.join import JoinFile
 from crawler.engines.tls import client_context
-from crawler.errors import CrawlerError, NetworkError
+from crawler.errors import CrawlerError, MessageError, NetworkError
 from crawler.frontier.base import PROTOCOL
-from crawler.model import FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, Verdict
+from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ WAIT_AFTER_LOSS = 300.0
 #: Seconds an answer may take, beside those that the call itself asks to wait.
 ANSWER_SECONDS = 30.0
 
+_SAYS_NOTHING = About()
 _BACKOFF = 0.05  # seconds before the second attempt, doubled up to …
 _BACKOFF_MOST = 2.0
 _NO_WAY = {errno.EHOSTUNREACH, errno.ENETUNREACH}
@@ -220,9 +221,13 @@ class TaskQueueProxy:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def hello(self, worker: str, protocol: int = PROTOCOL) -> dict[str, Any]:
-        """Announce a worker; returns the crawl's settings."""
-        return cast(dict[str, Any], self._link.call(TASKS, "hello", worker, protocol))
+    def hello(self, worker: str, protocol: int = PROTOCOL, about: About = _SAYS_NOTHING) -> dict[str, Any]:
+        """Announce a worker and its box; returns the crawl's settings."""
+        try:
+            settings = self._link.call(TASKS, "hello", worker, protocol, about)
+        except MessageError:  # a master of protocol 1 takes no third argument; to two it says what is to be upgraded
+            settings = self._link.call(TASKS, "hello", worker, protocol)
+        return cast(dict[str, Any], settings)
 
     def lease(self, worker: str, kinds: Sequence[Kind], limit: int, seconds: float, wait: float) -> Grant:
         """Up to ``limit`` requests (1,000 at most) for ``seconds``; waits ``wait`` seconds for work, 20 at most."""
@@ -304,8 +309,8 @@ class RemoteFrontier:
         self._tasks = TaskQueueProxy(self._link)
         self._results = ResultQueueProxy(self._link)
 
-    def hello(self, worker: str, protocol: int) -> dict[str, Any]:
-        return self._tasks.hello(worker, protocol)
+    def hello(self, worker: str, protocol: int, about: About = _SAYS_NOTHING) -> dict[str, Any]:
+        return self._tasks.hello(worker, protocol, about)
 
     def lease(self, worker: str, kinds: Sequence[Kind], limit: int, seconds: float, wait: float) -> Grant:
         return self._tasks.lease(worker, kinds, limit, seconds, wait)

@@ -27,7 +27,7 @@ from crawler.engines.tls import Certificate, server_context
 from crawler.engines.wire import SERIALIZER, Address, format_address, parse_address
 from crawler.errors import ConfigError, CrawlerError
 from crawler.frontier.base import Frontier
-from crawler.model import FrontierStats, Grant, ImageRecord, Kind, Outcome, Verdict
+from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Outcome, Verdict
 from crawler.urls import is_loopback
 
 #: Shortest key a server accepts, in bytes; what can be guessed opens the queue to everybody.
@@ -40,8 +40,8 @@ class TaskQueue:
     def __init__(self, frontier: Frontier) -> None:
         self._frontier = frontier
 
-    def hello(self, worker: str, protocol: int) -> dict[str, Any]:
-        return self._frontier.hello(worker, protocol)
+    def hello(self, worker: str, protocol: int, about: About) -> dict[str, Any]:
+        return self._frontier.hello(worker, protocol, about)
 
     def lease(self, worker: str, kinds: Sequence[Kind], limit: int, seconds: float, wait: float) -> Grant:
         return self._frontier.lease(worker, kinds, limit, seconds, min(wait, calls.MAX_WAIT))

@@ -415,7 +415,8 @@ def _secret(channel: Channel, authkey: bytes) -> bytes:
 
 
 def _stranger(address: Address) -> str:
-    return f"something listens on {format_address(address)}, but it is not a crawler harvester"
+    place = format_address(address)
+    return f"something listens on {place}, but it is not a crawler harvester: check the address, or --connect HOST:PORT"
 
 
 def _tune(sock: socket.socket) -> None:

@@ -21,17 +21,17 @@ Promises of every implementation, held by one contract test (``tests/frontier/te
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from crawler.model import FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, Verdict
+from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, Verdict
 
 #: Version of the eight methods and their data. Worker and frontier must agree on it.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class Frontier(Protocol):
     """The eight methods behind which every queue stands."""
 
-    def hello(self, worker: str, protocol: int) -> dict[str, Any]:
-        """Announce a worker; frees whatever an earlier life of it held. Returns the crawl's settings.
+    def hello(self, worker: str, protocol: int, about: About = ...) -> dict[str, Any]:
+        """Announce a worker and its box; frees whatever an earlier life of it held. Returns the crawl's settings.
 
         Raises:
             AccessError: the protocol versions differ.

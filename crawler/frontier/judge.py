@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
@@ -13,7 +14,7 @@ from crawler.frontier.ledger import WAITING, Entry, Ledger, is_sound, place_of
 from crawler.frontier.politeness import Policy
 from crawler.frontier.schedule import Schedule
 from crawler.frontier.tally import Tally
-from crawler.model import REASONS, ImageRecord, Outcome, Request, RobotsRules, Verdict, describe
+from crawler.model import REASONS, ImageRecord, Outcome, Request, RobotsRules, Verdict, VerdictState, describe
 from crawler.urls import origin
 
 _log = logging.getLogger(__name__)
@@ -29,13 +30,33 @@ _HTTP_REASON = re.compile(r"http-[1-9][0-9][0-9]")
 Effect = Callable[[], None]
 
 
-def first_verdict(entry: Entry | None, outcome: Outcome, *, is_held: bool, is_judged: bool) -> Verdict:
+@dataclass(slots=True)
+class Ruling:
+    """What came of applying an outcome."""
+
+    #: What memory has to do after the commit.
+    effects: list[Effect] = field(default_factory=list)
+    #: The manifest row that was written.
+    record: ImageRecord | None = None
+
+
+def verdict_on(entry: Entry | None, outcome: Outcome, *, is_held: bool, is_judged: bool) -> VerdictState:
     """The first verdict wins; from a lease that was lost, only a final one is of use."""
     if entry is None:
         return "stale"
     if is_judged or entry.state != WAITING:
         return "duplicate"
     return "accepted" if is_held or outcome.status == "done" else "stale"
+
+
+def told(state: VerdictState, record: ImageRecord | None) -> Verdict:
+    """The answer to a worker whose outcome led to ``record``."""
+    if record is None:
+        return Verdict(state=state)
+    store, path = (record.store, record.path) if record.status == "duplicate" else ("", "")
+    return Verdict(
+        state=state, status=record.status, reason=record.reason, store=store, path=path, attempts=record.attempts
+    )
 
 
 def anew(request: Request) -> Request:
@@ -72,18 +93,18 @@ class Judge:
         request = entry.request
         self._schedule.add(self._place(request), request.kind, entry.row, request.priority, returned=returned)
 
-    def apply(self, entry: Entry, outcome: Outcome, worker: str, now: float) -> list[Effect]:
-        """Write one outcome to the ledger; returns what memory has to do about it after the commit."""
-        effects = self._lessons(entry, outcome, now)
+    def apply(self, entry: Entry, outcome: Outcome, worker: str, now: float) -> Ruling:
+        """Write one outcome to the ledger."""
+        lessons = self._lessons(entry, outcome, now)
         if outcome.status == "done":
-            effects += self.finish(entry, outcome.reason, outcome, worker, now)
+            ruling = self.finish(entry, outcome.reason, outcome, worker, now)
         elif outcome.status == "released":
-            effects.append(partial(self.queue, entry, returned=True))
+            ruling = Ruling([partial(self.queue, entry, returned=True)])
         elif outcome.status == "moved":
-            effects += self._move(entry, outcome, worker, now)
+            ruling = self._move(entry, outcome, worker, now)
         else:
-            effects += self._retry(entry, outcome, worker, now)
-        return effects
+            ruling = self._retry(entry, outcome, worker, now)
+        return Ruling(lessons + ruling.effects, ruling.record)
 
     def _lessons(self, entry: Entry, outcome: Outcome, now: float) -> list[Effect]:
         """What the outcome teaches about its host."""
@@ -97,7 +118,7 @@ class Judge:
         self._ledger.save_wait(host.key, self._wall() + seconds)
         return [partial(self._schedule.learn_overload, host, level, now + seconds)]
 
-    def _retry(self, entry: Entry, outcome: Outcome, worker: str, now: float) -> list[Effect]:
+    def _retry(self, entry: Entry, outcome: Outcome, worker: str, now: float) -> Ruling:
         """Once more, after a while; or the end, where that was the last attempt."""
         attempts = entry.attempts + 1
         if attempts >= politeness.attempts_allowed(self._policy, outcome.reason):
@@ -108,9 +129,9 @@ class Judge:
         delay = min(delay, politeness.MAX_WAIT)
         self._ledger.requeue(entry.row, entry.request, attempts, not_before=self._wall() + delay, reason=outcome.reason)
         place, request = self._place(entry.request), entry.request
-        return [partial(self._schedule.defer, place, request.kind, entry.row, request.priority, now + delay)]
+        return Ruling([partial(self._schedule.defer, place, request.kind, entry.row, request.priority, now + delay)])
 
-    def _move(self, entry: Entry, outcome: Outcome, worker: str, now: float) -> list[Effect]:
+    def _move(self, entry: Entry, outcome: Outcome, worker: str, now: float) -> Ruling:
         """The request goes on elsewhere; of what the worker says, only the place is taken over."""
         new, old = outcome.successor, entry.request
         if new is None or (old.kind == "list" and new.offset <= old.offset):
@@ -124,9 +145,9 @@ class Judge:
         if not is_sound(request):
             return self.finish(entry, "bad-url", outcome, worker, now)
         self._ledger.requeue(entry.row, request, entry.attempts)
-        return [partial(self.queue, entry._replace(request=request), returned=True)]
+        return Ruling([partial(self.queue, entry._replace(request=request), returned=True)])
 
-    def finish(self, entry: Entry, reason: str, outcome: Outcome, worker: str, now: float) -> list[Effect]:
+    def finish(self, entry: Entry, reason: str, outcome: Outcome, worker: str, now: float) -> Ruling:
         """The final state of a request, in the ledger now and in memory after the commit.
 
         With no worker's name it is the frontier's own decision, and no attempt.
@@ -146,7 +167,7 @@ class Judge:
         self._ledger.settle(entry.row, reason)
         if reason:
             _log.info("action=fail kind=%s url=%s reason=%s", entry.request.kind, entry.request.url, reason)
-        return [*effects, partial(self._tally.settle, entry.request, reason, record)]
+        return Ruling([*effects, partial(self._tally.settle, entry.request, reason, record)], record)
 
     def _record(self, entry: Entry, reason: str, record: ImageRecord | None, worker: str) -> ImageRecord:
         """The manifest row: what the worker measured, under what the frontier itself knows of the request."""
@@ -155,6 +176,8 @@ class Judge:
             record, reason = record or describe(request), reason or "internal"
         first = self._ledger.first_copy(record.sha256, record.store, record.path) if not reason else None
         store, path = first or (record.store, record.path)
+        if not reason and store not in self._tally.stores:
+            self._ledger.add_store(store, worker)
         return msgspec.structs.replace(
             record,
             url=request.url,

@@ -53,6 +53,7 @@ _TABLES = (
     " seq INTEGER PRIMARY KEY AUTOINCREMENT, request INTEGER NOT NULL UNIQUE, status TEXT NOT NULL,"
     " reason TEXT NOT NULL, bytes INTEGER NOT NULL, data BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS copy (sha256 TEXT PRIMARY KEY, store TEXT NOT NULL, path TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS store (id TEXT PRIMARY KEY, worker TEXT NOT NULL) WITHOUT ROWID",
 )
 
 
@@ -209,6 +210,11 @@ class Ledger:
             (row, record.status, record.reason, record.bytes, msgspec.json.encode(record)),
         )
 
+    def record_of(self, row: int) -> ImageRecord | None:
+        """The manifest row of a request, if it has one."""
+        found = self._rows("SELECT data FROM record WHERE request = ?", row)
+        return _RECORD.decode(found[0][0]) if found else None
+
     def records(self, after: int, limit: int) -> tuple[tuple[int, ImageRecord], ...]:
         """See `crawler.frontier.base.Frontier.records`."""
         query = "SELECT seq, data FROM record WHERE seq > ? ORDER BY seq LIMIT ?"
@@ -223,6 +229,17 @@ class Ledger:
         self._db.executemany("UPDATE copy SET store = ? WHERE sha256 = ?", [(store, new.sha256) for _, new in moved])
         self._db.executemany(
             "UPDATE record SET data = ? WHERE seq = ?", [(msgspec.json.encode(new), seq) for seq, new in moved]
+        )
+
+    def add_store(self, store: str, worker: str) -> None:
+        """A store that pictures are saved in, and the worker that was the first to do so."""
+        self._db.execute("INSERT OR IGNORE INTO store VALUES (?,?)", (store, worker))
+
+    def stores(self) -> Iterator[tuple[str, str, int]]:
+        """Id of each store, its first worker and the number of first copies in it, the fullest first."""
+        yield from self._rows(
+            "SELECT copy.store, COALESCE(store.worker, ''), COUNT(*) FROM copy LEFT JOIN store ON store.id = copy.store"
+            " GROUP BY copy.store ORDER BY COUNT(*) DESC, copy.store"
         )
 
     # rules, counts, meta ------------------------------------------------------------------------------------------

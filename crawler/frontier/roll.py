@@ -1,10 +1,15 @@
 """Who works here: what the frontier knows of its workers, in memory."""
 
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, deque
+from dataclasses import dataclass, field
 
 from crawler.frontier.leases import Leases
-from crawler.model import GrantState, WorkerStats
+from crawler.model import About, GrantState, WorkerStats
+
+#: Seconds that a rate looks back, and those between two of the marks it is measured by.
+_WINDOW, _STEP = 10.0, 1.0
+#: A worker renews its leases after a quarter of their time. Who has less than this part of it left is late.
+_LATE = 0.6
 
 
 @dataclass(slots=True)
@@ -13,8 +18,19 @@ class _Member:
     seen: float
     #: Requests of which it brought the verdict.
     settled: int = 0
+    #: Clock times of the last seconds, and what was settled before each.
+    marks: deque[tuple[float, int]] = field(default_factory=deque)
     #: Whether its last call for work was answered with the end.
     is_told: bool = False
+    #: Whether it gets no more work until it joins again.
+    is_leaving: bool = False
+    about: About = field(default_factory=About)
+    clock_ahead: float = 0.0
+
+    def rate(self, now: float) -> float:
+        """Requests settled per second, lately."""
+        marks = [mark for mark in self.marks if mark[0] > now - _WINDOW]
+        return (self.settled - marks[0][1]) / max(_STEP, now - marks[0][0]) if marks else 0.0
 
 
 class Roll:
@@ -27,26 +43,53 @@ class Roll:
         """It called."""
         self._members.setdefault(worker, _Member(now)).seen = now
 
-    def credit(self, worker: str, settled: int) -> None:
+    def join(self, worker: str, about: About, *, clock_ahead: float) -> None:
+        """It begins a life; it was heard of before."""
+        member = self._members[worker]
+        member.about, member.clock_ahead, member.is_leaving = about, clock_ahead, False
+
+    def credit(self, worker: str, settled: int, now: float) -> None:
         """It settled so many requests; it was heard of before."""
-        self._members[worker].settled += settled
+        member = self._members[worker]
+        if not member.marks or member.marks[-1][0] <= now - _STEP:
+            member.marks.append((now, member.settled))
+        while member.marks[0][0] <= now - _WINDOW:
+            member.marks.popleft()
+        member.settled += settled
 
     def answered(self, worker: str, state: GrantState) -> None:
         """Its call for work was answered so; it was heard of before."""
         self._members[worker].is_told = state in ("draining", "drained")
 
+    def send_away(self, worker: str) -> None:
+        """It gets no more work in this life; nothing happens where nobody has that name."""
+        if worker in self._members:
+            self._members[worker].is_leaving = True
+
+    def is_leaving(self, worker: str) -> bool:
+        """Whether it gets no more work; it was heard of before."""
+        return self._members[worker].is_leaving
+
     def stats(self, leases: Leases, now: float) -> tuple[WorkerStats, ...]:
         """Each of them, in the order of their first calls."""
         held: Counter[str] = Counter()
+        late: dict[str, float] = {}
         for turn in leases.turns.values():
             held[turn.worker] += len(turn.entries)
+            left = max(0.0, turn.until - now)
+            if turn.entries and left < _LATE * turn.seconds:
+                late[turn.worker] = min(left, late.get(turn.worker, left))
         return tuple(
             WorkerStats(
                 name=name,
                 leases=held[name],
                 settled=member.settled,
+                rate=member.rate(now),
                 silent=max(0.0, now - member.seen),
+                loses_in=late.get(name),
                 is_told=member.is_told and not held[name],
+                about=member.about,
+                clock_ahead=member.clock_ahead,
             )
             for name, member in self._members.items()
         )

@@ -16,7 +16,7 @@ from typing import Any
 from crawler.errors import AccessError, DiskError
 from crawler.frontier.base import PROTOCOL
 from crawler.frontier.journal import Journal
-from crawler.frontier.judge import Effect, Judge, anew, first_verdict
+from crawler.frontier.judge import Effect, Judge, anew, told, verdict_on
 from crawler.frontier.leases import Leases, OpenTurn, soonest_loss
 from crawler.frontier.ledger import DONE, FAILED, WAITING, Entry, Ledger
 from crawler.frontier.politeness import Policy
@@ -25,6 +25,7 @@ from crawler.frontier.roll import Roll
 from crawler.frontier.schedule import Schedule, Share
 from crawler.frontier.tally import Tally
 from crawler.model import (
+    About,
     FrontierStats,
     Grant,
     GrantState,
@@ -35,6 +36,7 @@ from crawler.model import (
     Request,
     Turn,
     Verdict,
+    VerdictState,
 )
 
 _log = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ _LONGEST_NAP = 1.0
 _SERVED: tuple[Kind, ...] = ("robots", "list", "page", "image")
 #: Kinds that a worker's outcome may bring: no list from the master's disk.
 _FOUND: tuple[Kind, ...] = ("page", "image")
+#: What is known of a worker that says nothing of its box.
+_UNKNOWN = About()
 #: A budget that never runs out.
 _UNBOUNDED = 2**31
 
@@ -86,12 +90,13 @@ class SqliteFrontier:
 
     # the eight methods --------------------------------------------------------------------------------------------
 
-    def hello(self, worker: str, protocol: int) -> dict[str, Any]:
+    def hello(self, worker: str, protocol: int, about: About = _UNKNOWN) -> dict[str, Any]:
         if protocol != PROTOCOL:
             side = "worker" if protocol < PROTOCOL else "master"
             raise AccessError(f"{worker} speaks protocol {protocol}, the master {PROTOCOL}: upgrade the {side}")
         with self._changed:
             now = self._note(worker)
+            self._roll.join(worker, about, clock_ahead=about.wall - self._wall() if about.wall else 0.0)
             for turn in self._leases.of(worker):
                 self._lose(turn, now)
             self._changed.notify_all()
@@ -110,7 +115,9 @@ class SqliteFrontier:
             while True:
                 now = self._note(worker)
                 turns = self._grant(worker, kinds, limit, seconds)
-                state = "work" if turns else self._state(now, at_end=self._fail_parked)
+                state: GrantState = "work" if turns else self._state(now, at_end=self._fail_parked)
+                if state == "wait" and self._roll.is_leaving(worker):
+                    state = "draining"
                 next_at = self._next_event(kinds, now)
                 if state != "wait" or now >= deadline:
                     self._roll.answered(worker, state)
@@ -174,6 +181,7 @@ class SqliteFrontier:
                 limiting_host=alone.key if alone else "",
                 limiting_gap=self._schedule.gap(alone) if alone else 0.0,
                 bad_lines=tally.bad_lines,
+                stores=tally.where(),
                 workers=self._roll.stats(self._leases, now),
             )
 
@@ -187,10 +195,13 @@ class SqliteFrontier:
 
     # for the master only ------------------------------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Hand out nothing more; workers are told to finish what they hold."""
+    def drain(self, worker: str | None = None) -> None:
+        """Hand out nothing more, or nothing more to one worker until it joins again; what is held is finished."""
         with self._changed:
-            self._draining = True
+            if worker is None:
+                self._draining = True
+            else:
+                self._roll.send_away(worker)
             self._changed.notify_all()
 
     def pause(self, is_paused: bool) -> None:
@@ -203,6 +214,7 @@ class SqliteFrontier:
         """The pictures of these records now lie in ``store``, under the same paths."""
         with self._changed, self._ledger.transaction():
             self._ledger.relocate(numbers, store)
+            self._tally.count_stores()
 
     # leasing ------------------------------------------------------------------------------------------------------
 
@@ -211,7 +223,7 @@ class SqliteFrontier:
         now = self._clock()
         if not self._closed:
             self._expire(now)
-        if self._draining or self._paused:
+        if self._draining or self._paused or self._roll.is_leaving(worker):
             return []
         self._want_rules()
         shares: list[Share] = []
@@ -346,7 +358,7 @@ class SqliteFrontier:
             effects = [
                 effect
                 for entry, reason in endings
-                for effect in self._judge.finish(entry, reason, Outcome(status="done"), "", self._clock())
+                for effect in self._judge.finish(entry, reason, Outcome(status="done"), "", self._clock()).effects
             ]
         for effect in effects:
             effect()
@@ -354,29 +366,40 @@ class SqliteFrontier:
     # settling -----------------------------------------------------------------------------------------------------
 
     def _settle(self, worker: str, outcomes: Sequence[Outcome], now: float) -> tuple[Verdict, ...]:
-        verdicts: list[Verdict] = []
+        verdicts: list[tuple[VerdictState, int]] = []
         judged: dict[int, tuple[Entry, Outcome]] = {}
         for outcome in outcomes:
             row, turn = self._leases.check(worker, outcome.token)
             entry = turn.entries[row] if turn else self._ledger.get([row]).get(row)
-            verdict = first_verdict(entry, outcome, is_held=turn is not None, is_judged=row in judged)
-            if entry is not None and verdict == "accepted":
+            state = verdict_on(entry, outcome, is_held=turn is not None, is_judged=row in judged)
+            if entry is not None and state == "accepted":
                 judged[row] = (entry, outcome)
-            verdicts.append(verdict)
+            verdicts.append((state, row))
         found = [new for _, outcome in judged.values() for new in outcome.discovered if new.kind in _FOUND]
         rejected = sum(max(0, outcome.rejected) for _, outcome in judged.values())
         effects: list[Effect] = []
+        written: dict[int, ImageRecord | None] = {}
         with self._ledger.transaction():
             added = self._ledger.add(found)
-            for entry, outcome in judged.values():
-                effects += self._judge.apply(entry, outcome, worker, now)
+            for row, (entry, outcome) in judged.items():
+                ruling = self._judge.apply(entry, outcome, worker, now)
+                effects += ruling.effects
+                written[row] = ruling.record
             effects += [self._tally.count_bad_lines(rejected)] if rejected else []
         self._leases.let_go(judged)
         for effect in effects:
             effect()
         self._enlist(added)
-        self._roll.credit(worker, len(judged))
-        return tuple(verdicts)
+        self._roll.credit(worker, len(judged), now)
+        return tuple(
+            told(state, written[row] if state == "accepted" else self._known(worker, state, row))
+            for state, row in verdicts
+        )
+
+    def _known(self, worker: str, state: VerdictState, row: int) -> ImageRecord | None:
+        """The manifest row of an outcome that is told again, where it was this worker that settled it."""
+        record = self._ledger.record_of(row) if state == "duplicate" else None
+        return record if record is not None and record.worker == worker else None
 
     # memory -------------------------------------------------------------------------------------------------------
 

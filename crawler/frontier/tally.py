@@ -5,7 +5,10 @@ from collections.abc import Callable
 from functools import partial
 
 from crawler.frontier.ledger import DONE, FAILED, WAITING, Entry, Ledger
-from crawler.model import ImageRecord, Kind, Request
+from crawler.model import ImageRecord, Kind, Request, StoreStats
+
+#: Stores that are told of at most.
+MAX_STORES = 1_000
 
 _BAD_LINES = "bad_lines"
 
@@ -25,6 +28,10 @@ class Tally:
                 self._reasons[kind, reason] += number
         self.duplicates = ledger.duplicates()
         self.bytes = ledger.bytes_saved()
+        #: Store → its first worker, and the number of first copies in it.
+        self.stores: dict[str, str] = {}
+        self.copies: Counter[str] = Counter()
+        self.count_stores()
         self.bad_lines = int(ledger.get_meta(_BAD_LINES) or b"0")
 
     def reasons(self, kind: Kind) -> dict[str, int]:
@@ -64,6 +71,19 @@ class Tally:
             self.duplicates += 1
         elif record is not None:
             self.bytes += record.bytes
+            self.stores.setdefault(record.store, record.worker)
+            self.copies[record.store] += 1
+
+    def count_stores(self) -> None:
+        """Read from the ledger what is where."""
+        found = list(self._ledger.stores())
+        self.stores = {store: worker for store, worker, _ in found}
+        self.copies = Counter({store: number for store, _, number in found})
+
+    def where(self) -> tuple[StoreStats, ...]:
+        """The stores, the fullest first."""
+        fullest = self.copies.most_common(MAX_STORES)
+        return tuple(StoreStats(id=store, worker=self.stores[store], pictures=number) for store, number in fullest)
 
     def count_bad_lines(self, number: int) -> Callable[[], None]:
         """Lines of a list that were no URL: kept within a transaction, counted when the returned effect is run."""

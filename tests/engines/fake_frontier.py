@@ -6,7 +6,9 @@ from typing import Any
 
 from crawler.errors import AccessError
 from crawler.frontier.base import PROTOCOL
-from crawler.model import FrontierStats, Grant, ImageRecord, Kind, Lease, Outcome, Request, Turn, Verdict
+from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Lease, Outcome, Request, Turn, Verdict
+
+_UNKNOWN = About()
 
 
 class FakeFrontier:
@@ -19,7 +21,7 @@ class FakeFrontier:
         self.changed = threading.Condition()
         self.deliveries = 0
 
-    def hello(self, worker: str, protocol: int) -> dict[str, Any]:
+    def hello(self, worker: str, protocol: int, about: About = _UNKNOWN) -> dict[str, Any]:
         if protocol != PROTOCOL:
             raise AccessError(f"protocol {protocol} is not {PROTOCOL}")
         return {"user_agent": "test/1", "types": ["jpeg", "png"], "delay": 1.0}
@@ -66,14 +68,14 @@ class FakeFrontier:
 
     def _settle(self, outcome: Outcome) -> Verdict:
         if outcome.token in self.settled:
-            return "duplicate"
+            return Verdict(state="duplicate")
         request = self.leased.pop(outcome.token, None)
         if request is None:
-            return "stale"
+            return Verdict(state="stale")
         if outcome.status == "released":
             self.waiting.append(request)
-            return "accepted"
+            return Verdict()
         self.settled[outcome.token] = outcome
         if outcome.record is not None:
             self.rows.append(outcome.record)
-        return "accepted"
+        return Verdict()

@@ -22,6 +22,7 @@ from crawler.model import FrontierStats, Grant, ImageRecord, Outcome, Request, R
 from tests.engines.conftest import Serve, join_for
 from tests.engines.evil import evil_pickle
 from tests.engines.fake_frontier import FakeFrontier
+from tests.frontier.fakes import states
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_every_method_of_the_frontier_brings_its_data_through(remote: RemoteFron
         Outcome(status="moved", token="t3", successor=Request(url="http://a.test/2.jpg", kind="image", hops=1)),
         Outcome(status="done", token="t1", robots=RobotsRules(crawl_delay=1.5), discovered=(Request(url="u"),)),
     ]
-    assert far.complete("me", outcomes, [turn.id]) == ("accepted", "accepted", "accepted", "duplicate")
+    assert states(far.complete("me", outcomes, [turn.id])) == ("accepted", "accepted", "accepted", "duplicate")
     assert list(frontier.settled.values()) == outcomes[:3]
     assert far.records(0, 10) == frontier.records(0, 10)
 
@@ -86,7 +87,7 @@ def test_results_too_long_for_one_message_travel_in_several(
     remote = RemoteFrontier(join_for(serve(frontier).address))
     remote.lease("me", ["image"], 5, 60.0, 0.0)
     outcomes = [Outcome(status="done", token=f"t{n}", reason="x" * 2_000) for n in range(1, 6)]
-    assert remote.complete("me", outcomes, ["turn"]) == ("accepted",) * 5
+    assert states(remote.complete("me", outcomes, ["turn"])) == ("accepted",) * 5
     with pytest.raises(MessageError):
         remote.complete("me", [Outcome(status="done", token="t", reason="x" * 6_000)], [])
     remote.close()

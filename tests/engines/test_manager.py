@@ -21,6 +21,7 @@ from crawler.model import FrontierStats, Grant, ImageRecord, Outcome, Request, R
 from tests.engines.conftest import Serve, join_for
 from tests.engines.evil import evil_pickle
 from tests.engines.fake_frontier import FakeFrontier
+from tests.frontier.fakes import states
 
 AUTHKEY = join_for(("127.0.0.1", 1)).authkey
 
@@ -71,7 +72,7 @@ def test_the_well_known_shape_works(serve: Serve, frontier: FakeFrontier, tmp_pa
         assert tasks.hello("me", PROTOCOL)["delay"] == 1.0
         grant = tasks.lease("me", ["image"], limit=2, seconds=60, wait=1)
         tokens = [lease.token for lease in grant.turns[0].leases]
-        assert results.put("me", [Outcome(status="done", token=token) for token in tokens]) == ("accepted",) * 2
+        assert states(results.put("me", [Outcome(status="done", token=token) for token in tokens])) == ("accepted",) * 2
     assert frontier.stats().waiting == 3
 
 
@@ -406,7 +407,7 @@ def test_typed_answers_reach_the_standard_shape(serve: Serve, frontier: FakeFron
         assert isinstance(queue.get_task_queue().lease("me", ["image"], 1, 60, 0), Grant)
         assert queue.get_task_queue().extend("me", ["t1", "gone"], 60.0) == ("gone",)
         robots = Outcome(status="done", token="t1", robots=RobotsRules(text="Disallow: /x", sitemaps=("http://a/s",)))
-        assert queue.get_result_queue().put("me", [robots]) == ("accepted",)
+        assert states(queue.get_result_queue().put("me", [robots])) == ("accepted",)
     assert frontier.settled["t1"] == robots
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from crawler.frontier.base import Frontier
 from crawler.frontier.politeness import Policy
 from crawler.frontier.sqlite import SqliteFrontier
-from crawler.model import Grant, ImageRecord, Kind, Outcome, Request, RobotsRules, describe
+from crawler.model import Grant, ImageRecord, Kind, Outcome, Request, RobotsRules, Verdict, VerdictState, describe
 
 #: Makes a frontier of a policy; ``settings`` go to `hello`.
 Make = Callable[..., Frontier]
@@ -29,6 +29,11 @@ class FakeClock:
 
     def go(self, seconds: float) -> None:
         self.now += seconds
+
+
+def states(verdicts: Sequence[Verdict]) -> tuple[VerdictState, ...]:
+    """What each outcome was to the frontier."""
+    return tuple(verdict.state for verdict in verdicts)
 
 
 def page(url: str = "http://a.example/", **fields: Any) -> Request:

@@ -19,6 +19,7 @@ from tests.frontier.fakes import (
     page,
     retry,
     saved,
+    states,
     tokens,
     turn_ids,
     urls,
@@ -89,7 +90,7 @@ def test_completing_moves_the_counts(make: Make) -> None:
     frontier.put(images(2))
     grant = lease(frontier, limit=1)
     assert (frontier.stats().waiting, frontier.stats().leased) == (1, 1)
-    assert frontier.complete("w1", done(grant), turn_ids(grant)) == ("accepted",)
+    assert states(frontier.complete("w1", done(grant), turn_ids(grant))) == ("accepted",)
     stats = frontier.stats()
     assert (stats.waiting, stats.leased, stats.success, stats.bytes) == (1, 0, 1, 10)
 
@@ -100,8 +101,8 @@ def test_the_first_verdict_wins(make: Make) -> None:
     grant = lease(frontier)
     good = done(grant)
     bad = [Outcome(status="done", token=good[0].token, reason="http-404")]
-    assert frontier.complete("w1", good + bad, ()) == ("accepted", "duplicate")
-    assert frontier.complete("w1", bad, ()) == ("duplicate",)
+    assert states(frontier.complete("w1", good + bad, ())) == ("accepted", "duplicate")
+    assert states(frontier.complete("w1", bad, ())) == ("duplicate",)
     assert [record.status for _, record in frontier.records(0, 10)] == ["success"]
 
 
@@ -110,7 +111,7 @@ def test_a_forged_token_is_stale(make: Make, token: str) -> None:
     frontier = make()
     frontier.put([image()])
     lease(frontier)
-    assert frontier.complete("w1", [Outcome(status="done", token=token, reason="dns")], ()) == ("stale",)
+    assert states(frontier.complete("w1", [Outcome(status="done", token=token, reason="dns")], ())) == ("stale",)
     assert frontier.stats().leased == 1
 
 
@@ -118,7 +119,7 @@ def test_nobody_completes_what_another_worker_was_given(make: Make) -> None:
     frontier = make()
     frontier.put([image()])
     grant = lease(frontier)
-    assert frontier.complete("w2", done(grant), turn_ids(grant)) == ("stale",)
+    assert states(frontier.complete("w2", done(grant), turn_ids(grant))) == ("stale",)
 
 
 def test_the_same_bytes_are_success_once_and_duplicate_afterwards(make: Make) -> None:
@@ -198,8 +199,8 @@ def test_a_late_success_counts(make: Make, clock: FakeClock) -> None:
     late = lease(frontier, seconds=10)
     clock.go(11)
     grant = lease(frontier, worker="w2")
-    assert frontier.complete("w1", done(late), turn_ids(late)) == ("accepted",)
-    assert frontier.complete("w2", done(grant), turn_ids(grant)) == ("duplicate",)
+    assert states(frontier.complete("w1", done(late), turn_ids(late))) == ("accepted",)
+    assert states(frontier.complete("w2", done(grant), turn_ids(grant))) == ("duplicate",)
     assert frontier.stats().success == 1 and lease(frontier).state == "drained"
 
 
@@ -347,7 +348,7 @@ def test_a_worker_s_finds_are_pages_and_images_under_sound_urls(make: Make) -> N
         image(target="nowhere"),
         image("http://b.example/good.png"),
     )
-    assert frontier.complete("w1", done(grant, discovered=finds), turn_ids(grant)) == ("accepted",)
+    assert states(frontier.complete("w1", done(grant, discovered=finds), turn_ids(grant))) == ("accepted",)
     assert work_off(frontier) == ["http://b.example/good.png"]
     assert (frontier.stats().discovered, lease(frontier).state) == (1, "drained")
 
@@ -398,7 +399,7 @@ def test_a_worker_that_lost_its_turn_frees_nothing_and_renews_nothing(make: Make
     clock.go(11)
     assert urls(lease(frontier, worker="w2"))
     released = [Outcome(status="released", token=tokens(late)[0])]
-    assert frontier.complete("w1", released + retry(late), turn_ids(late)) == ("stale", "stale")
+    assert states(frontier.complete("w1", released + retry(late), turn_ids(late))) == ("stale", "stale")
     assert frontier.extend("w1", tokens(late), 100) == tuple(tokens(late))
     assert lease(frontier, worker="w3").state == "wait"
 

@@ -15,6 +15,7 @@ from tests.frontier.fakes import (
     page,
     retry,
     saved,
+    states,
     tokens,
     turn_ids,
     urls,
@@ -250,7 +251,7 @@ def test_rules_that_came_late_do_not_let_robots_txt_out_twice(make: Make, clock:
     clock.go(11)
     lease(frontier, "image")
     rules = Outcome(status="done", token=tokens(late)[0], robots=RobotsRules(lifetime=60))
-    assert frontier.complete("w1", [rules], ()) == ("accepted",)
+    assert states(frontier.complete("w1", [rules], ())) == ("accepted",)
     clock.go(61)
     lease(frontier, "image")
     assert [urls(lease(frontier, "robots", worker=worker)) for worker in ("w2", "w3")] == [[f"{A}/robots.txt"], []]

@@ -139,7 +139,7 @@ class Crawl(RuleBasedStateMachine):
         verdicts = self.frontier.complete(held.worker, outcomes, [held.turn.id] if is_end else [])
         for told, verdict in zip(outcomes, verdicts, strict=True):
             request = held.open.pop(told.token)
-            if verdict == "accepted":
+            if verdict.state == "accepted":
                 self.accept(held, request, told)
             else:
                 assert held.is_lost or (request.kind, request.url) in self.settled

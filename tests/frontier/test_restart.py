@@ -22,6 +22,7 @@ from tests.frontier.fakes import (
     lease,
     page,
     retry,
+    states,
     tokens,
     turn_ids,
     urls,
@@ -134,7 +135,7 @@ def test_a_worker_that_lived_on_settles_and_frees_its_turn(open_file: Open, path
     grant = lease(frontier)
     again = open_file(PACED, copy_of(path))
     assert again.extend("w1", tokens(grant), 300) == ()
-    assert set(again.complete("w1", done(grant), turn_ids(grant))) == {"accepted"}
+    assert set(states(again.complete("w1", done(grant), turn_ids(grant)))) == {"accepted"}
     clock.go(1)
     assert (again.stats().success, len(urls(lease(again, worker="w2")))) == (10, 10)
 
@@ -146,7 +147,7 @@ def test_a_late_verdict_counts_after_a_kill_too(open_file: Open, path: Path, clo
     clock.go(11)
     lease(frontier, worker="w2", seconds=10)
     again = open_file(at=copy_of(path))
-    assert again.complete("w1", done(late), turn_ids(late)) == ("accepted",)
+    assert states(again.complete("w1", done(late), turn_ids(late))) == ("accepted",)
     assert lease(again).state == "drained"
 
 
@@ -160,7 +161,7 @@ def test_of_a_turn_that_had_ended_only_the_verdicts_are_waited_for(
     again = open_file(PACED, copy_of(path))
     clock.go(1)
     assert urls(lease(again, worker="w2")) == [f"http://a.example/{n}.jpg" for n in range(10, 20)]
-    assert set(again.complete("w1", done(grant), ())) == {"accepted"}
+    assert set(states(again.complete("w1", done(grant), ()))) == {"accepted"}
 
 
 def test_every_host_rests_for_a_gap_after_a_restart(open_file: Open, clock: FakeClock) -> None:
@@ -276,7 +277,7 @@ def test_without_the_log_leases_are_delivered_again(open_file: Open, path: Path)
     killed.with_name("leases.log").unlink()
     again = open_file(at=killed)
     assert urls(lease(again, worker="w2")) == urls(grant)
-    assert again.complete("w1", done(grant), ()) == ("accepted",)
+    assert states(again.complete("w1", done(grant), ())) == ("accepted",)
 
 
 def test_the_log_does_not_grow_for_ever(open_file: Open, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

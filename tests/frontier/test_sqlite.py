@@ -25,6 +25,7 @@ from tests.frontier.fakes import (
     lease,
     page,
     retry,
+    states,
     turn_ids,
     urls,
     work_off,
@@ -103,7 +104,7 @@ def test_a_complete_that_fails_changes_nothing(open_file: Open, statement: str) 
     with failing(frontier, statement), pytest.raises(DiskError):
         frontier.complete("w1", outcomes, turn_ids(grant))
     assert counts(frontier) == before
-    assert frontier.complete("w1", outcomes, turn_ids(grant)) == ("accepted", "accepted")
+    assert states(frontier.complete("w1", outcomes, turn_ids(grant))) == ("accepted", "accepted")
     assert (frontier.stats().success, frontier.stats().discovered, frontier.stats().leased) == (1, 5, 0)
 
 
@@ -119,7 +120,7 @@ def test_a_disk_that_is_really_full_is_survived(open_file: Open) -> None:
         frontier.complete("w1", outcomes, turn_ids(grant))
     assert (frontier.stats().discovered, frontier.stats().pages_leased) == (0, 1)
     database.execute("PRAGMA max_page_count=1000000")
-    assert frontier.complete("w1", outcomes, turn_ids(grant)) == ("accepted",)
+    assert states(frontier.complete("w1", outcomes, turn_ids(grant))) == ("accepted",)
     assert frontier.stats().discovered == 2_000
 
 
@@ -215,7 +216,7 @@ def test_a_paused_crawl_hands_out_nothing_and_is_not_over(open_file: Open, clock
     frontier.put(images(9))
     held = lease(frontier, limit=1)
     frontier.pause(True)
-    assert frontier.complete("w1", done(held), turn_ids(held)) == ("accepted",)
+    assert states(frontier.complete("w1", done(held), turn_ids(held))) == ("accepted",)
     grant = lease(frontier)
     assert (grant.state, grant.turns, frontier.stats().is_paused) == ("wait", (), True)
     assert grant.retry_in > 0.5  # whoever waits may sleep

@@ -1,0 +1,147 @@
+"""A store's own records: noted, told, settled, mended; and copies whose first lies elsewhere."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from crawler.errors import DiskError, RequestFailed
+from crawler.lock import try_to_own
+from crawler.manifest import read_manifest
+from crawler.model import ImageRecord, Outcome, Request, Verdict, describe, failure
+from crawler.shelf import OwnShelf, Shelf, shelf_for
+from crawler.storage import LocalStore
+
+OTHER = "0" * 16
+
+
+def saved(store: LocalStore, number: int) -> Outcome:
+    """A picture in the store, and what is told of it."""
+    data = b"picture %d" % number
+    digest = sha256(data).hexdigest()
+    path = f"images/{digest[:2]}/{digest}.jpg"
+    is_new = store.put(path, data)
+    request = Request(url=f"http://a.test/{number}.jpg", kind="image")
+    record = describe(request, status="success", store=store.id, path=path, sha256=digest, fetched_at=float(number))
+    return Outcome(status="done", token=f"t{number}", record=record, stored=is_new)
+
+
+def shelf_in(folder: Path, slot: int = 0) -> OwnShelf:
+    return OwnShelf(LocalStore(folder), "box/1", slot)
+
+
+def rows(folder: Path) -> list[ImageRecord]:
+    return list(read_manifest(folder / "manifest.jsonl"))
+
+
+SUCCESS = Verdict(status="success", attempts=1)
+ELSEWHERE = Verdict(status="duplicate", store=OTHER, path="images/aa/other.jpg", attempts=1)
+
+
+def test_rows_say_what_the_frontier_decided(tmp_path: Path) -> None:
+    shelf = shelf_in(tmp_path)
+    outcomes = [saved(shelf.store, 1), saved(shelf.store, 2)]
+    shelf.keep(outcomes)
+    shelf.settle(outcomes, [SUCCESS, ELSEWHERE])
+    first, second = rows(tmp_path)
+    assert (first.status, first.store, first.worker, first.attempts) == ("success", shelf.store.id, "box/1", 1)
+    assert (second.status, second.store, second.path) == ("duplicate", OTHER, "images/aa/other.jpg")
+    assert (tmp_path / "results.txt").read_text() == "http://a.test/1.jpg--->success\nhttp://a.test/2.jpg--->success\n"
+
+
+def test_failures_have_rows_too_and_what_is_not_final_has_none(tmp_path: Path) -> None:
+    shelf = shelf_in(tmp_path)
+    request = Request(url="http://a.test/x.jpg", kind="image")
+    outcomes = [failure(request, RequestFailed("http-404")), failure(request, RequestFailed("timeout", retryable=True))]
+    shelf.keep(outcomes)
+    shelf.settle(outcomes, [Verdict(status="failed", reason="http-404", attempts=1), Verdict()])
+    assert [row.reason for row in rows(tmp_path)] == ["http-404"]
+
+
+def test_a_copy_whose_first_lies_elsewhere_is_removed(tmp_path: Path) -> None:
+    shelf = shelf_in(tmp_path)
+    kept, removed = saved(shelf.store, 1), saved(shelf.store, 2)
+    shelf.settle([kept, removed], [SUCCESS, ELSEWHERE])
+    assert kept.record and removed.record
+    assert shelf.store.exists(kept.record.path) and not shelf.store.exists(removed.record.path)
+
+
+def test_what_was_there_before_this_crawl_is_never_removed(tmp_path: Path) -> None:
+    shelf = shelf_in(tmp_path)
+    saved(shelf.store, 1)
+    again = saved(shelf.store, 1)
+    shelf.settle([again], [ELSEWHERE])
+    assert again.record and shelf.store.exists(again.record.path)
+
+
+def test_what_had_no_answer_is_told_again_in_the_next_life(tmp_path: Path) -> None:
+    shelf = shelf_in(tmp_path)
+    outcomes = [saved(shelf.store, 1), saved(shelf.store, 2)]
+    shelf.keep(outcomes)  # and now it is killed
+    again = shelf_in(tmp_path)
+    assert again.unsettled() == outcomes
+    again.settle(outcomes, [SUCCESS, Verdict(state="stale")])
+    assert [row.url for row in rows(tmp_path)] == ["http://a.test/1.jpg"]
+    assert shelf_in(tmp_path).unsettled() == []
+
+
+def test_what_has_its_row_is_not_told_again(tmp_path: Path) -> None:
+    shelf = shelf_in(tmp_path)
+    outcomes = [saved(shelf.store, 1)]
+    shelf.keep(outcomes)
+    noted = (tmp_path / ".told-0.jsonl").read_bytes()
+    shelf.settle(outcomes, [SUCCESS])
+    (tmp_path / ".told-0.jsonl").write_bytes(noted)  # killed between the row and the end of the note
+    assert shelf_in(tmp_path).unsettled() == []
+
+
+@pytest.mark.parametrize("harm", ["missing", "torn", "note"])
+def test_what_did_not_survive_is_not_told(tmp_path: Path, harm: str) -> None:
+    shelf = shelf_in(tmp_path)
+    outcome = saved(shelf.store, 1)
+    shelf.keep([outcome])
+    assert outcome.record
+    place, note = tmp_path / outcome.record.path, tmp_path / ".told-0.jsonl"
+    if harm == "missing":
+        place.unlink()
+    elif harm == "torn":
+        place.write_bytes(b"pic")
+    else:
+        note.write_bytes(note.read_bytes()[:-9])
+    assert shelf_in(tmp_path).unsettled() == []
+
+
+def test_a_torn_end_is_cut_also_while_others_add(tmp_path: Path) -> None:
+    one, two = shelf_in(tmp_path, 0), shelf_in(tmp_path, 1)
+    first, second = saved(one.store, 1), saved(two.store, 2)
+    one.settle([first], [SUCCESS])
+    with (tmp_path / "manifest.jsonl").open("ab") as file:
+        file.write(b'{"url":"http://a.te')  # a third process was killed
+    two.settle([second], [SUCCESS])
+    assert [row.url for row in rows(tmp_path)] == ["http://a.test/1.jpg", "http://a.test/2.jpg"]
+    assert len((tmp_path / "results.txt").read_text().splitlines()) == 2
+
+
+def test_a_line_without_its_row_is_mended_on_start(tmp_path: Path) -> None:
+    shelf = shelf_in(tmp_path)
+    shelf.settle([saved(shelf.store, 1)], [SUCCESS])
+    (tmp_path / "results.txt").write_text("")
+    shelf_in(tmp_path)
+    assert (tmp_path / "results.txt").read_text() == "http://a.test/1.jpg--->success\n"
+
+
+def test_the_crawls_own_directory_has_its_masters_records(tmp_path: Path) -> None:
+    (tmp_path / "frontier.sqlite").touch()
+    shelf = shelf_for(LocalStore(tmp_path), "box/1", 0)
+    shelf.settle([saved(shelf.store, 1)], [SUCCESS])
+    assert type(shelf) is Shelf and not (tmp_path / "manifest.jsonl").exists()
+
+
+def test_records_that_somebody_holds_for_ever_are_a_disk_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = shelf_in(tmp_path)
+    monkeypatch.setattr("crawler.shelf._PATIENCE", 0.0)
+    release = try_to_own(tmp_path, name=".lock-manifest")
+    assert release is not None
+    with pytest.raises(DiskError, match="is it stopped"):
+        shelf.settle([saved(shelf.store, 1)], [SUCCESS])
+    release()

@@ -1,0 +1,152 @@
+"""Pictures on many boxes: whose copy counts, what each store knows, what is true when boxes are gone."""
+
+import base64
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from crawler.demo import DemoServer
+from crawler.manifest import read_manifest
+from tests.processes import Command, commands, downloaders, manifest_of, stats_of, wait_until
+
+Start = Callable[..., Command]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with commands(tmp_path) as starter:
+        yield starter
+
+
+def copies(folder: Path, urls: int, bodies: int) -> Path:
+    """A site on which so many URLs show so many different pictures, each again and again."""
+    place = folder / "site" / "a"
+    place.mkdir(parents=True)
+    for n in range(bodies):
+        Image.new("RGB", (16, 16), (n % 256, n // 256, 99)).save(place / f"{n:05}.png")
+    for n in range(bodies, urls):
+        (place / f"{n:05}.png").hardlink_to(place / f"{n % bodies:05}.png")
+    (place / "index.html").write_text("".join(f'<img src="{n:05}.png">' for n in range(urls)))
+    return folder / "site"
+
+
+def crawl_with(start: Start, server: DemoServer, job: Path, stores: list[Path], *flags: object) -> None:
+    """A whole crawl with a downloader for each store, all of which have joined before it begins."""
+    server.hold("/robots.txt")
+    master = start("master", "harvest", server.url, "-o", job, *flags)
+    wait_until(lambda: (job / "join").exists(), "a join file")
+    boxes = [start(store.name, "download", job / "join", "-o", store, "-t", 2) for store in stores]
+    wait_until(lambda: len(downloaders(job)) == len(stores), "all have joined")
+    server.release("/robots.txt")
+    assert [command.ends() for command in (master, *boxes)] == [0] * (len(stores) + 1), master.said
+
+
+def pictures_in(store: Path) -> set[str]:
+    return {path.name for path in (store / "images").rglob("*") if path.is_file()}
+
+
+def test_a_picture_is_kept_once_over_all_stores(start: Start, tmp_path: Path) -> None:
+    job, stores = tmp_path / "job", [tmp_path / "A", tmp_path / "B"]
+    with DemoServer(copies(tmp_path, 10_000, 1_000)) as server:
+        crawl_with(start, server, job, stores, "--durability", "none")
+    assert Counter(row.status for row in manifest_of(job)) == {"success": 1_000, "duplicate": 9_000}
+    first, second = (pictures_in(store) for store in stores)
+    assert len(first) + len(second) == len(first | second) == 1_000 and first and second
+    own = [row for store in stores for row in read_manifest(store / "manifest.jsonl")]
+    assert sorted(own, key=lambda row: row.url) == sorted(manifest_of(job), key=lambda row: row.url)
+
+
+def test_stores_on_boxes_that_are_gone_are_elsewhere(start: Start, tmp_path: Path) -> None:
+    job, stores = tmp_path / "job", [tmp_path / name for name in ("A", "B", "C")]
+    with DemoServer(copies(tmp_path, 150, 120), {f"/{n:05}.png": {"delay": 0.05} for n in range(150)}) as server:
+        crawl_with(start, server, job, stores)
+    counts = [len(pictures_in(store)) for store in stores]
+    assert sum(counts) == 120 and all(counts)
+    shutil.rmtree(stores[1])
+    shutil.rmtree(stores[2])
+    status = start("status", "status", job)
+    assert status.ends() == 0
+    assert f"0 pictures here, 120 elsewhere: {max(counts)} in store " in "\n".join(status.results)
+    verify = start("verify", "verify", job, "--store", stores[0])
+    assert verify.ends() == 0
+    assert f"{counts[0]} whole, 0 missing, 0 damaged, 0 foreign, {counts[1] + counts[2]} elsewhere" in verify.said
+    gather = start("gather", "gather", job, stores[0])
+    assert gather.ends() == 0
+    assert f"{counts[0]} pictures brought here" in gather.said
+    assert sorted(re.findall(r"(\d+) still in store", gather.said)) == sorted(map(str, counts[1:]))
+    after = start("after", "status", job)
+    assert after.ends() == 0
+    assert f"{counts[0]} pictures here, {counts[1] + counts[2]} elsewhere: " in "\n".join(after.results)
+    again = start("again", "verify", job)
+    assert again.ends() == 0 and f"{counts[0]} whole, 0 missing" in again.said
+
+
+def test_a_given_store_that_lost_a_picture_is_told(start: Start, tmp_path: Path) -> None:
+    job, store = tmp_path / "job", tmp_path / "A"
+    with DemoServer(copies(tmp_path, 3, 3)) as server:
+        crawl_with(start, server, job, [store])
+    next((store / "images").rglob("*.png")).unlink()
+    verify, gather = start("verify", "verify", job, "--store", store), start("gather", "gather", job, store)
+    assert (verify.ends(), gather.ends()) == (9, 9)
+    assert "2 whole, 1 missing" in verify.said and "1 not found" in gather.said
+
+
+def test_a_store_s_own_records_can_be_verified_on_its_box(start: Start, tmp_path: Path) -> None:
+    job, stores = tmp_path / "job", [tmp_path / "A", tmp_path / "B"]
+    with DemoServer(copies(tmp_path, 40, 20), {f"/{n:05}.png": {"delay": 0.05} for n in range(40)}) as server:
+        crawl_with(start, server, job, stores)
+    shutil.rmtree(job)
+    found = [start(store.name + "-verify", "verify", store) for store in stores]
+    assert [command.ends() for command in found] == [0, 0]
+    assert all(" whole, 0 missing, 0 damaged, 0 foreign" in command.said for command in found)
+
+
+def test_what_a_killed_downloader_had_told_is_in_its_store_s_records(start: Start, tmp_path: Path) -> None:
+    job, store = tmp_path / "job", tmp_path / "A"
+    faults = {f"/{n:05}.png": {"delay": 0.3} for n in range(80)}
+    with DemoServer(copies(tmp_path, 80, 80), faults) as server:
+        master = start("master", "harvest", server.url, "-o", job)
+        wait_until(lambda: (job / "join").exists(), "a join file")
+        for life in range(3):
+            victim = start(f"A{life}", "download", job / "join", "-o", store, "-t", 2)
+            told = stats_of(job).success
+            wait_until(lambda: stats_of(job).success > told, "some pictures")  # noqa: B023  # called within the loop
+            victim.kill()
+        last = start("last", "download", job / "join", "-o", store)
+        assert (master.ends(), last.ends()) == (0, 0), master.said
+    rows = [row.url for row in read_manifest(store / "manifest.jsonl")]
+    assert len(rows) == len(set(rows)) == 80
+    assert len(pictures_in(store)) == 80
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to look into processes")
+def test_nothing_ever_shows_the_key(start: Start, tmp_path: Path) -> None:
+    job, store = tmp_path / "job", tmp_path / "A"
+    wide = ("--listen", "0.0.0.0:0", "--advertise", "127.0.0.1")
+    with DemoServer(copies(tmp_path, 4, 4)) as server:
+        server.hold("/robots.txt")
+        master = start("master", "harvest", server.url, "-o", job, *wide, "--debug")
+        wait_until(lambda: (job / "join").exists(), "a join file")
+        box = start("A", "download", job / "join", "-o", store, "--debug")
+        wrong = start("wrong", "download", job / "crawl.log", "--debug")
+        wait_until(lambda: len(downloaders(job)) == 1, "it has joined")
+        assert wrong.ends() == 2
+        key = json.loads((job / "join").read_text())["key"]
+        shown = [
+            Path(f"/proc/{command.process.pid}/{name}").read_bytes()
+            for command in (master, box)
+            for name in ("cmdline", "environ")
+        ]
+        server.release("/robots.txt")
+        assert (master.ends(), box.ends()) == (0, 0), master.said
+    secrets = [key.encode(), base64.b64decode(key), base64.b64decode(key).hex().encode()]
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "join"]
+    assert any(path.name == "frontier.sqlite" for path in files) and any(path.name == "crawl.log" for path in files)
+    for text in [*shown, *(path.read_bytes() for path in files)]:
+        assert not any(secret in text for secret in secrets)
