@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,12 +23,12 @@ PATIENCE = 60.0
 class Command:
     """One ``crawler`` command, or a script that stands in for it; its output is kept in files."""
 
-    def __init__(self, name: str, folder: Path, *arguments: str, script: str = "") -> None:
+    def __init__(self, name: str, folder: Path, *arguments: str, script: str = "", prefix: Sequence[str] = ()) -> None:
         self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
         with self.out.open("ab") as out, self.err.open("ab") as err:
             environment = {k: v for k, v in os.environ.items() if not k.startswith("CRAWLER_")}
             self.process = subprocess.Popen(
-                [sys.executable, *(["-c", script] if script else ["-m", "crawler"]), *arguments],
+                [*prefix, sys.executable, *(["-c", script] if script else ["-m", "crawler"]), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -64,8 +64,8 @@ def commands(folder: Path) -> Iterator[Callable[..., Command]]:
     """Start commands in ``folder``; none of them outlives the block."""
     running: list[Command] = []
 
-    def start(name: str, *arguments: object, script: str = "") -> Command:
-        running.append(Command(name, folder, *map(str, arguments), script=script))
+    def start(name: str, *arguments: object, script: str = "", prefix: Sequence[str] = ()) -> Command:
+        running.append(Command(name, folder, *map(str, arguments), script=script, prefix=prefix))
         return running[-1]
 
     try:
