@@ -1,5 +1,6 @@
 """Hosts of our own on one machine: network namespaces, each on a cable to this one. Linux, for who may make them."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -45,10 +46,11 @@ def why_not() -> str:
     """Why no hosts can be made here; empty where they can."""
     if not sys.platform.startswith("linux") or shutil.which("ip") is None:
         return "needs Linux and iproute2"
-    probe = subprocess.run(["ip", "netns", "add", "crawler-probe"], capture_output=True, text=True, check=False)
+    name = f"crawler-probe-{os.getpid()}"
+    probe = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
     if probe.returncode:
         return f"may not make network namespaces: {probe.stderr.strip()}"
-    _ip("netns", "delete", "crawler-probe")
+    _ip("netns", "delete", name)
     return ""
 
 

@@ -136,7 +136,8 @@ def test_a_closed_terminal_stops_nobody(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(crawl_log(tmp_path)) == 1
 
 
-def test_words_that_no_encoding_has_are_written_all_the_same(tmp_path: Path) -> None:
+def test_words_that_no_encoding_has_are_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("crawler"), "propagate", False)  # pytest can't print it everywhere either
     set_up(tmp_path, quiet=True, verbose=False, debug=False)
     LOG.warning("%s", "\udcff")
     assert crawl_log(tmp_path)[0].endswith("\\udcff")

@@ -16,6 +16,8 @@ from tests.processes import Command, commands, downloaders, wait_until
 
 Start = Callable[..., Command]
 
+pytestmark = pytest.mark.xdist_group("messages")
+
 #: A command of a release that speaks another protocol.
 OTHER_PROTOCOL = "import crawler.frontier.base as base; base.PROTOCOL = {}; from crawler.cli import main; main()"
 #: A master of protocol 1 had never heard of a third argument.
@@ -227,3 +229,22 @@ def test_one_downloader_is_sent_home(start: Start, masters: dict[str, Path], tmp
     assert boxes[1].process.poll() is None
     typo = start("typo", "stop", job, "--worker", "nobody")
     assert typo.ends() == 2 and "no downloader is called 'nobody'" in typo.said
+
+
+def test_the_join_file_may_be_named_by_the_environment(start: Start, masters: dict[str, Path], tmp_path: Path) -> None:
+    script = f"import os; os.environ['CRAWLER_JOIN'] = {str(masters['plain'])!r}; from crawler.cli import main; main()"
+    box = start("box", "download", "-o", tmp_path / "C", script=script)
+    job, store = masters["plain"].parent, tmp_path / "C" / "store.json"
+    wait_until(store.exists, "its store")
+    name = json.loads(store.read_text())["id"][:8]
+    wait_until(lambda: any(name in worker for worker in downloaders(job)), "it has joined")
+    assert box.process.poll() is None
+
+
+def test_waiting_for_a_master_is_counted_down(start: Start, masters: dict[str, Path]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    box = start("box", "download", masters["plain"], "--wait", 30, "--connect", address)
+    wait_until(lambda: "trying again for 30 s" in box.said, "it says how long it waits")
+    box.interrupt()
+    assert box.ends() == 130

@@ -200,6 +200,7 @@ def test_a_process_killed_before_the_rename_leaves_no_file_under_the_name(store:
         (2**31 - 2, 60.0, 1),  # nobody
         (10**30, 60.0, 1),
     ],
+    ids=["earlier life", "this life", "sibling", "abandoned", "nobody", "no number"],
 )
 @pytest.mark.skipif(os.name == "nt", reason="nobody can be asked there")
 def test_only_what_nobody_writes_any_more_is_removed(store: LocalStore, writer: int, age: float, removed: int) -> None:
