@@ -19,6 +19,33 @@ _RECORD_LINE = re.compile(r"(https?://[!-;=?-~]+)--->(success|failed: [a-z0-9-]+
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 _UNSAFE = str.maketrans({"<": "%3C", ">": "%3E", '"': "%22", " ": "%20"})
 
+#: Parameters that mark a click for a tracker, in lower case: no server chooses a page by them. The list is closed;
+#: what might mean something elsewhere (``ref``, ``source``, ``spm``, ``cid``) is not in it.
+_TRACKING = frozenset(
+    {
+        *("__hsfp", "__hssc", "__hstc", "_ga", "_gac", "_gl", "_hsenc", "_hsmi", "_openstat", "dclid", "epik"),
+        *("fbclid", "gad_campaignid", "gad_source", "gbraid", "gclid", "gclsrc", "hsctatracking", "igsh", "igshid"),
+        *("li_fat_id", "mc_cid", "mc_eid", "mkt_tok", "ml_subscriber", "ml_subscriber_hash", "msclkid"),
+        *("oly_anon_id", "oly_enc_id", "pk_campaign", "pk_content", "pk_keyword", "pk_kwd", "pk_medium", "pk_source"),
+        *("rb_clickid", "srsltid", "ttclid", "twclid", "vero_conv", "vero_id", "wbraid", "wickedid", "yclid"),
+        *("ymclid", "ysclid"),
+    }
+)
+_TRACKING_FAMILIES = ("utm_", "mtm_", "hsa_", "matomo_", "piwik_")
+#: Parameters that are session ids by name alone, and those that are where their value looks like one.
+_SESSIONS = frozenset({"jsessionid", "phpsessid", "oscsid", "xtcsid", "zenid", "cftoken"})
+_PERHAPS_SESSIONS = frozenset({"s", "sess", "sessid", "session", "session_id", "sessionid", "sid"})
+_SESSION_VALUE = re.compile(r"[0-9a-f]{16,}|(?=[a-z]*[0-9])(?=[0-9]*[a-z])[0-9a-z]{20,}", re.IGNORECASE)
+#: Session ids in paths: of servlets and PHP (``/x;jsessionid=1A2B``), and of ASP.NET (``/(S(24 characters))/x``).
+_SESSION_SUFFIX = re.compile(r";(?:jsessionid|phpsessid|sessionid)=[^;/]*", re.IGNORECASE)
+_SESSION_SEGMENT = re.compile(r"/\((?:[AFX]\([^()/]*\))*S\([a-z0-9]{24}\)(?:[AFX]\([^()/]*\))*\)(?=/)")
+#: What servers show for a directory wherever it exists. Not ``index.php`` and its like: beside an ``index.html`` they
+#: are a page of their own, often the one behind the "Enter" of a title page, and to skip it loses the site.
+_DIRECTORY_PAGE = re.compile(r"(?<!/)/(?:index\.html?|[Dd]efault\.htm)\Z")
+#: A percent-encoded byte; one behind a stray ``%`` is left alone, lest decoding it makes a new one.
+_ENCODED = re.compile(r"(?<!%)(?<!%[0-9A-Fa-f])%([0-9A-Fa-f]{2})")
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
 
 def resolve(base: str | None, reference: str) -> str | None:
     """Absolute URL of ``reference`` as found on ``base``, or None where it is no http(s) URL."""
@@ -46,6 +73,56 @@ def canonicalize(url: str) -> str:
     if len(href) > MAX_URL_LENGTH:
         raise ValueError(f"URL of {len(href)} characters, longer than {MAX_URL_LENGTH}")
     return href
+
+
+def page_key(url: str) -> str:
+    """The spelling under which a page is remembered as visited; ``url`` is canonical, and so is the key.
+
+    URLs that differ in tracking parameters, session ids, the order of parameters, an empty query, needless
+    percent-encoding (RFC 3986 §6.2.2) or ``index.html`` lead to one page. Never to be fetched where the URL itself is
+    known, and never for images: their query may be signed, and their bytes are compared anyway.
+    """
+    path, _, query = without_session(_ENCODED.sub(_plainly, url)).partition("?")
+    parts = dict.fromkeys(part for part in query.split("&") if part and not _is_tracking(_name(part)))
+    if not parts:
+        return _DIRECTORY_PAGE.sub("/", path)
+    return f"{path}?{'&'.join(sorted(parts, key=_name))}"  # of one name, the first stays the first
+
+
+def without_session(url: str) -> str:
+    """The canonical ``url`` without session ids, otherwise letter by letter as it was."""
+    path, mark, query = url.partition("?")
+    bare = _SESSION_SEGMENT.sub("", _SESSION_SUFFIX.sub("", path))
+    if bare != path:
+        path = resolve(None, bare) or path  # a segment that was no ``..`` may be one now
+    if not query:
+        return path + mark
+    sessions = _SESSIONS | {"cfid"} if "cftoken=" in query.lower() else _SESSIONS  # they come in pairs
+    parts = query.split("&")
+    kept = [part for part in parts if not _is_session(part, sessions)]
+    return f"{path}?{'&'.join(kept)}" if kept else path
+
+
+def _is_session(part: str, sessions: frozenset[str]) -> bool:
+    name, _, value = part.partition("=")
+    name = name.lower()
+    if name in sessions or name.startswith("aspsessionid"):
+        return True
+    return name in _PERHAPS_SESSIONS and _SESSION_VALUE.fullmatch(value) is not None
+
+
+def _is_tracking(name: str) -> bool:
+    return name.lower() in _TRACKING or name.lower().startswith(_TRACKING_FAMILIES)
+
+
+def _name(part: str) -> str:
+    return part.partition("=")[0]
+
+
+def _plainly(match: re.Match[str]) -> str:
+    """A percent-encoded byte as RFC 3986 wants it: decoded where it needs no encoding, else in capitals."""
+    char = chr(int(match[1], 16))
+    return char if char in _UNRESERVED else match[0].upper()
 
 
 def host_key(url: str) -> str:

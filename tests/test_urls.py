@@ -1,6 +1,7 @@
 """URLs: resolved as a browser does, one spelling each, and record lines that nobody forges."""
 
 import re
+import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -13,8 +14,10 @@ from crawler.urls import (
     host_key,
     is_loopback,
     origin,
+    page_key,
     parse_record_line,
     resolve,
+    without_session,
 )
 
 #: Any text, rich in what means something in a URL, a record line or a terminal.
@@ -136,6 +139,94 @@ def test_canonical_urls_are_stable_plain_ascii(url: str) -> None:
     assert canonicalize(canonical) == canonical
     assert re.fullmatch(r"https?://[^/?#@]+/[!-~]*", canonical)
     assert not set(canonical) & set('<>" #')
+
+
+# --- pages
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("/x?", "/x"),
+        ("/x?&&", "/x"),
+        ("/x?b=2&a=1", "/x?a=1&b=2"),
+        ("/x?a=2&b&a=1&a=2", "/x?a=2&a=1&b"),
+        ("/x?utm_source=n&UTM_Medium=m&id=7&gclid=1&fbclid=2&mc_eid=3", "/x?id=7"),
+        ("/x?utm=1&ref=2&source=3", "/x?ref=2&source=3&utm=1"),
+        ("/x?%75tm_source=n", "/x"),
+        ("/%7ex/%c3%a4?q=%41%2f", "/~x/%C3%A4?q=A%2F"),
+        ("/100%/%%361/%4%31", "/100%/%%361/%4%31"),
+        ("/x/index.html", "/x/"),
+        ("/Default.htm?utm_source=n", "/"),
+        ("/index.html?p=1", "/index.html?p=1"),
+        ("/index.php", "/index.php"),
+        ("/myindex.html", "/myindex.html"),
+        ("//index.html", "//index.html"),
+        ("/X?A=B", "/X?A=B"),
+    ],
+)
+def test_a_page_has_one_key(path: str, key: str) -> None:
+    assert page_key(f"http://a.example{path}") == f"http://a.example{key}"
+
+
+@pytest.mark.parametrize(
+    ("path", "bare"),
+    [
+        ("/x;jsessionid=1A2B.node1?a=1", "/x?a=1"),
+        ("/x;JSESSIONID=1/y;z=2", "/x/y;z=2"),
+        ("/a/..;jsessionid=1", "/"),
+        ("/?PHPSESSID=1&b=1&a=%7e&ASPSESSIONIDQQ=X", "/?b=1&a=%7e"),
+        ("/?sid=0123456789abcdef0123456789abcdef", "/"),
+        ("/?s=abcdefghij0123456789k&&", "/?&"),
+        ("/?s=best-cameras-of-2023-reviewed&sid=12", "/?s=best-cameras-of-2023-reviewed&sid=12"),
+        ("/?s=photographyphotography", "/?s=photographyphotography"),
+        ("/?CFID=12&CFTOKEN=34", "/"),
+        ("/?cfid=12", "/?cfid=12"),
+        ("/(S(abcdefghijklmnopqrstuv12))/x", "/x"),
+        ("/(X(1)S(abcdefghijklmnopqrstuv12))/x", "/x"),
+        ("/(S(cat))/x", "/(S(cat))/x"),
+        ("/x?", "/x?"),
+    ],
+)
+def test_sessions_are_no_part_of_a_name(path: str, bare: str) -> None:
+    assert without_session(f"http://a.example{path}") == f"http://a.example{bare}"
+
+
+#: Canonical URLs full of what keys are about.
+_NAMES = ["index.html", "utm_x=1", ";jsessionid=1", "sid=", "0123456789abcdef", "cfid=1", "cftoken=1", "(S(", "))"]
+PAGES = st.lists(
+    st.sampled_from(
+        [*_NAMES, "abcdefghijklmnopqrstuvwx", "/", "?", "&", "=", "%", "%41", "%2e", "..", "%7", "a", "B", ";"]
+    ),
+    max_size=14,
+).map(lambda pieces: canonicalize(f"http://a.example/{''.join(pieces)}"))
+
+
+@settings(max_examples=1_000)
+@given(PAGES | URLS.map(canonicalize))
+@example("http://a.example/%7E;jsessionid=%")
+@example("http://a.example/a/..;jsessionid=1/index.html")
+def test_keys_are_stable_canonical_and_of_the_same_host(url: str) -> None:
+    key = page_key(url)
+    assert page_key(key) == key == canonicalize(key)
+    assert (origin(key), len(key) <= len(url)) == (origin(url), True)
+    assert without_session(key) == key
+
+
+@given(st.permutations(["a=1", "b=2", "c", "d=", "utm_source=x"]))
+def test_the_order_of_parameters_is_no_matter(parts: list[str]) -> None:
+    assert page_key(f"http://a.example/?{'&'.join(parts)}") == "http://a.example/?a=1&b=2&c&d="
+
+
+@pytest.mark.parametrize(
+    "unit", ["%", "%41", "a&", "sid=&", ";", ";jsessionid=", "/(S(", "/(A(1)", "/..;sessionid=", "[", "?"]
+)
+@pytest.mark.parametrize("place", ["/{}", "/?{}"])
+def test_the_longest_url_has_its_key_at_once(place: str, unit: str) -> None:
+    url = canonicalize(f"http://a.example{place.format(unit * (8_000 // len(unit)))}")
+    start = time.process_time()
+    page_key(url)
+    assert time.process_time() - start < 1.0
 
 
 @pytest.mark.parametrize(

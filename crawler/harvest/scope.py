@@ -1,12 +1,13 @@
 """Which pages belong to the crawl, and which of the pictures found are wanted. Pure: names decide, not the network."""
 
+import re
 from collections.abc import Iterable
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from crawler.harvest.page import Image
-from crawler.urls import host_key
+from crawler.urls import host_key, page_key
 
 if TYPE_CHECKING:
     from tldextract import TLDExtract
@@ -42,6 +43,21 @@ def in_scope(scope: Scope, seed: str, url: str) -> bool:
     return scope == "host" or urlsplit(url).path.startswith(_directory(seed))
 
 
+def counts_as(url: str, canonical: str) -> str:
+    """The `page_key` of the page that ``url`` says it is a copy of (``rel=canonical``), or else its own.
+
+    Both are canonical URLs; an empty ``canonical`` says nothing. A page may only speak of its own host. Templates name
+    the home page, or the first page of a list, on pages of their own right, too: so the root of a host has no copies
+    below it, and what looks like an id (a path segment or parameter with a digit) must be in the other URL as well.
+    """
+    own, other = page_key(url), page_key(canonical)
+    if not canonical or host_key(own) != host_key(other):
+        return own
+    mine, its = urlsplit(own), urlsplit(other)
+    is_root_below = its.path == "/" and not its.query and mine.path != "/"
+    return own if is_root_below or not _ids(mine) <= _ids(its) else other
+
+
 def choose(images: Iterable[Image], policy: Policy = "largest") -> tuple[Image, ...]:
     """The wanted candidates of each picture, pictures in document order.
 
@@ -60,6 +76,11 @@ def choose(images: Iterable[Image], policy: Policy = "largest") -> tuple[Image, 
         else:
             chosen.extend(wanted if policy == "all" else wanted[:1])
     return tuple(chosen)
+
+
+def _ids(parts: SplitResult) -> set[str]:
+    words = re.split("[/&]", f"{parts.path}&{parts.query}")
+    return {word for word in words if any(map(str.isdigit, word))}
 
 
 def _size(image: Image) -> tuple[int, float, int]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.harvest.page import Image
-from crawler.harvest.scope import Policy, Scope, choose, in_scope
+from crawler.harvest.scope import Policy, Scope, choose, counts_as, in_scope
 
 SEED = "http://www.a.example.co.uk/dir/index.html"
 
@@ -71,6 +71,41 @@ def test_domains_where_there_is_no_plain_registered_one(seed: str, url: str, exp
 def test_domains_are_known_without_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", None)
     assert in_scope("domain", "http://never.asked.example/", "http://before.asked.example/")
+
+
+# --- copies
+
+
+@pytest.mark.parametrize(
+    ("path", "canonical"),
+    [
+        ("/shop?sort=price", "http://a.example/shop"),
+        ("/shop?b=x&a=y", "http://a.example/shop?a=y&b=x"),
+        ("/print/cats", "http://a.example/cats"),
+        ("/cats-12?view=grid", "http://a.example/cats-12"),
+        ("/?view=grid", "http://a.example/"),
+        ("/x;jsessionid=1", "http://a.example/x"),
+    ],
+)
+def test_a_copy_counts_as_the_page_that_it_names(path: str, canonical: str) -> None:
+    assert counts_as(f"http://a.example{path}", canonical) == canonical
+
+
+@pytest.mark.parametrize(
+    ("path", "canonical"),
+    [
+        ("/shop?sort=price", ""),
+        ("/shop?sort=price", "http://b.example/shop"),
+        ("/shop?sort=price", "http://www.a.example/shop"),
+        ("/shop?page=2", "http://a.example/shop"),
+        ("/shop/page/2/", "http://a.example/shop/"),
+        ("/cats-12", "http://a.example/cats-13"),
+        ("/about", "http://a.example/"),
+        ("/about", "http://a.example/index.html"),
+    ],
+)
+def test_templates_say_more_than_is_true(path: str, canonical: str) -> None:
+    assert counts_as(f"http://a.example{path}", canonical) == f"http://a.example{path}"
 
 
 # --- candidates
