@@ -163,7 +163,8 @@ def build_downloader(
         min_size=download.min_size,
         agent=config.politeness.agent,
     )
-    handlers: dict[Kind, Handler] = {"image": downloader, "robots": RobotsHandler(fetcher, config.politeness.agent)}
+    robots = RobotsHandler(fetcher, config.politeness.agent, tdm=config.politeness.tdmrep)
+    handlers: dict[Kind, Handler] = {"image": downloader, "robots": robots}
     settings = worker_settings(config, threads=config.box.threads)
     return Worker(name, frontier, handlers, settings, keeper=shelf, abort=fetcher.abort), fetcher
 

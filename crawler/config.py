@@ -56,6 +56,8 @@ class PolitenessSettings(Struct, frozen=True, kw_only=True):
     #: Turns at a time for a host without a delay; None: 1, on loopback 16.
     per_host: int | None = None
     robots: bool = True
+    #: Whether ``/.well-known/tdmrep.json`` is asked for too: one request more for each origin.
+    tdmrep: bool = False
     user_agent: str = ""
     #: Mail address or URL of whoever runs the crawl; part of the user agent.
     contact: str = ""

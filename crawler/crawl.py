@@ -212,7 +212,7 @@ class Crawl:
             max_page_bytes=self.config.harvest.max_page_bytes,
             agent=self.config.politeness.agent,
         )
-        robots = RobotsHandler(fetcher, self.config.politeness.agent)
+        robots = RobotsHandler(fetcher, self.config.politeness.agent, tdm=self.config.politeness.tdmrep)
         settings = worker_settings(self.config, threads=_HARVEST_THREADS)
         handlers: dict[Kind, Handler] = {"page": harvester, "robots": robots, "list": ListReader()}
         frontier.hello(_HARVESTER, PROTOCOL, about_this_box())

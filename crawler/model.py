@@ -66,6 +66,10 @@ class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
     alt: str = ""
     title: str = ""
     caption: str = ""
+    #: The other columns of the list that names it, as a JSON object; empty: there are none.
+    columns: str = ""
+    #: For ``robots``: the rules found so far, while another file of the origin is asked for.
+    rules: "RobotsRules | None" = None
     #: For ``list``: what its lines are, and the byte to read on from.
     entries: Kind = "page"
     offset: int = 0
@@ -111,9 +115,9 @@ class Grant(Struct, frozen=True, kw_only=True):
 
 
 class RobotsRules(Struct, frozen=True, kw_only=True):
-    """What one origin's robots.txt means for us (RFC 9309)."""
+    """What one origin's robots.txt means for us (RFC 9309), and its tdmrep.json where that is asked for."""
 
-    #: Lines that concern our agent; empty: everything is allowed.
+    #: Lines that concern our agent, then those of `crawler.tdm`; empty: everything is allowed.
     text: str = ""
     #: False: the file could not be had for now, so the origin must not be visited (RFC 9309 §2.3.1.4).
     reachable: bool = True
@@ -138,6 +142,8 @@ class ImageRecord(Struct, frozen=True, kw_only=True):
     alt: str = ""
     title: str = ""
     caption: str = ""
+    #: The other columns of the list that names it, as a JSON object; empty: there are none.
+    columns: str = ""
     #: Id of the store that has the file (``store.json``), and the file's path in it.
     store: str = ""
     path: str = ""
@@ -294,6 +300,7 @@ def describe(request: Request, **fields: object) -> ImageRecord:
         "alt": request.alt,
         "title": request.title,
         "caption": request.caption,
+        "columns": request.columns,
         "depth": request.depth,
     }
     return ImageRecord(**(known | fields))  # type: ignore[arg-type]  # fields are checked by their users' tests

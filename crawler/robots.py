@@ -1,8 +1,18 @@
 """robots.txt: may we, and how slowly (RFC 9309).
 
 Of a file only the lines that concern our agent are kept (`own_rules`); they are small, so they travel with every
-turn, and a worker asks `allowed` without a request of its own. Finding those lines is done here; what a line
-matches is decided by protego.
+turn, and a worker asks `refusal` without a request of its own. Finding those lines is done here; what a line
+matches is decided by protego. What the RFC leaves open, and where we ask for less than it grants:
+
+* 2xx: the first MiB counts, to its last whole line (§2.5 asks for 500 KiB); lines that are none are skipped (§2.3.1.5).
+* Redirects: five are followed, to other hosts too, and the rules are those of the origin that was asked; then the file
+  counts as missing, and so does any 3xx that leads nowhere (§2.3.1.2).
+* 4xx: missing, all is allowed, 401 and 403 included (§2.3.1.3). But 429 says that there is a file, to be had later.
+* 429, 5xx, no answer, a broken answer: nothing is allowed for an hour, then it is asked for again (§2.3.1.4). Neither
+  an older copy nor, after thirty days, the absence of rules takes its place, as the RFC would grant.
+* Rules hold for a day, or as long as ``Cache-Control: max-age`` says, an hour at least (§2.4).
+* ``Crawl-delay`` and ``Sitemap``, which are not of the RFC, are read: the longest delay of our group counts, up to five
+  minutes; sitemaps are everybody's, wherever they stand.
 """
 
 import functools
@@ -15,10 +25,13 @@ from collections.abc import Callable, Iterator
 from msgspec import Struct, structs
 from protego import Protego
 
+from crawler.consent import names, product_tokens
 from crawler.errors import RequestFailed
 from crawler.fetcher import Conditions, Fetcher, Response, redirected
 from crawler.model import Outcome, Request, RobotsRules, failure
-from crawler.urls import canonicalize, resolve
+from crawler.tdm import PATH as TDM_PATH
+from crawler.tdm import parse_tdmrep, tdm_allowed
+from crawler.urls import canonicalize, origin, resolve
 
 #: Bytes of a robots.txt that are read; RFC 9309 §2.5 asks for at least 500 KiB.
 MAX_BYTES = 1024 * 1024
@@ -42,9 +55,6 @@ _RECORD = re.compile(
 )
 _LINE_END = re.compile(rb"\r\n?|\n")
 _NOT_PRINTABLE = re.compile(rb"[^ -~]")
-#: The name of an agent: RFC 9309 §2.2.1 allows letters, ``_`` and ``-``; digits occur.
-_TOKEN = re.compile(r"[\w-]+", re.ASCII)
-_PRODUCT = re.compile(r"(?:^|[\s(;,])([a-z_-][\w-]*)/\d", re.ASCII)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*", re.IGNORECASE)
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
@@ -74,6 +84,13 @@ def allowed(rules: str, url: str) -> bool:
     return bool(_parsed(rules).can_fetch(f"http://host{'' if path.startswith('/') else '/'}{path}", "*"))
 
 
+def refusal(rules: str, url: str) -> RequestFailed | None:
+    """Why the rules of its origin keep us from ``url``: ``robots`` or ``opted-out``; None: they do not."""
+    if not allowed(rules, url):
+        return RequestFailed("robots", "robots.txt")
+    return None if tdm_allowed(rules, url) else RequestFailed("opted-out", "tdmrep.json")
+
+
 @functools.lru_cache(maxsize=256)
 def _parsed(rules: str) -> Protego:
     return Protego.parse(rules)
@@ -84,9 +101,15 @@ class RobotsHandler:
 
     Missing (4xx, endless redirects) means that everything is allowed. Unreachable (429, 5xx, no answer) means
     that nothing is: the outcome is a retry, with the rules to go by if it was the last (RFC 9309 §2.3.1.4).
+
+    With ``tdm``, the request then goes on as one for the origin's tdmrep.json, and carries the rules along; whatever
+    becomes of that file, the rules hold.
     """
 
-    def __init__(self, fetcher: Fetcher, user_agent: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, fetcher: Fetcher, user_agent: str, clock: Callable[[], float] = time.monotonic, *, tdm: bool = False
+    ) -> None:
+        self._tdm = tdm
         self._fetcher = fetcher
         self._user_agent = user_agent
         self._clock = clock
@@ -96,10 +119,12 @@ class RobotsHandler:
         started = self._clock()
         try:
             with self._fetcher.fetch(request, _CONDITIONS) as response:
-                outcome = self._judge(request, response)
+                outcome = self._judge(request, response) if request.rules is None else _add(request, response)
                 return structs.replace(outcome, latency=response.elapsed, received=response.received)
         except RequestFailed as error:
             outcome = failure(request, error, self._clock() - started)
+            if request.rules is not None and error.reason != "cancelled":
+                return structs.replace(outcome, status="done", reason="", robots=request.rules)
             return structs.replace(outcome, status="retry", robots=_UNREACHABLE)
 
     def _judge(self, request: Request, response: Response) -> Outcome:
@@ -114,7 +139,21 @@ class RobotsHandler:
                 return moved
         sitemaps = tuple(_sitemaps(rules.sitemaps, response.url))
         lifetime = _lifetime(response.headers.get("cache-control", ""))
-        return Outcome(status="done", robots=structs.replace(rules, sitemaps=sitemaps, lifetime=lifetime))
+        rules = structs.replace(rules, sitemaps=sitemaps, lifetime=lifetime)
+        url = origin(request.url) + TDM_PATH
+        if self._tdm and allowed(rules.text, url):
+            return Outcome(status="moved", successor=structs.replace(request, target=url, hops=0, rules=rules))
+        return Outcome(status="done", robots=rules)
+
+
+def _add(request: Request, response: Response) -> Outcome:
+    """The rules that the request carries, and those of the tdmrep.json that came."""
+    moved = _followed(request, response)
+    if moved is not None:
+        return moved
+    response.raise_for_status()
+    rules = request.rules or RobotsRules()
+    return Outcome(status="done", robots=structs.replace(rules, text=rules.text + parse_tdmrep(_head(response))))
 
 
 def _followed(request: Request, response: Response) -> Outcome | None:
@@ -163,7 +202,7 @@ class _Reader:
 
     def __init__(self, user_agent: str) -> None:
         self.sitemaps: dict[str, None] = {}
-        self._tokens = _tokens(user_agent)
+        self._tokens = product_tokens(user_agent)
         self._ours: _Group | None = None
         self._everybody = _Group()
         self._audience: list[_Group] = []
@@ -190,7 +229,7 @@ class _Reader:
     def _name(self, value: str) -> None:
         if self._in_rules:  # the first agent after a rule begins the next group (RFC 9309 §2.1)
             self._audience, self._in_rules = [], False
-        if _names(value) & self._tokens:
+        if names(value) & self._tokens:
             self._ours = self._ours or _Group()
             self._audience.append(self._ours)
         elif value.split()[:1] == ["*"]:
@@ -228,21 +267,6 @@ def _records(body: bytes | str) -> Iterator[tuple[str, str]]:
 
 def _escape(match: re.Match[bytes]) -> bytes:
     return b"%%%02X" % match[0][0]
-
-
-def _tokens(user_agent: str) -> set[str]:
-    """Product tokens of a ``User-Agent`` header, lower-case: its first word and all that have a version."""
-    name = user_agent.strip().lower()
-    first = _TOKEN.match(name)
-    tokens = {first[0]} if first else set()
-    tokens.update(_PRODUCT.findall(name))
-    return tokens - {"mozilla"} or tokens  # which names nobody, unless it is all there is
-
-
-def _names(value: str) -> set[str]:
-    """The token of a ``User-agent:`` line, with and without the digits it may end in (``Foobot/2``, ``Foobot2``)."""
-    match = _TOKEN.match(value.lower())
-    return {match[0], match[0].rstrip("0123456789")} if match else set()
 
 
 def _seconds(value: str) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from crawler.errors import ConfigError
+from crawler.harvest.lists import check_list
 from crawler.model import Request
 from crawler.urls import canonicalize, resolve
 
@@ -54,7 +55,7 @@ def _list_url(path: Path, entries: str) -> str:
     try:
         if not path.is_file():
             raise ConfigError(f"can't read the list {path}: no such file")
-        path.open("rb").close()
+        check_list(path, "image" if entries == "images" else "page")
         state = path.stat()
     except OSError as error:
         raise ConfigError(f"can't read the list {path}: {error.strerror}") from error

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from msgspec import structs
 
 from crawler import robots
-from crawler.errors import RequestFailed
 from crawler.model import Outcome, Request, Turn, failure
 from crawler.urls import origin
 
@@ -55,8 +54,9 @@ def work_off(
 
 def _attempt(turn: Turn, request: Request, handle: Callable[[Request], Outcome]) -> Outcome:
     rules = turn.robots.get(origin(request.location), "") if request.kind in ("page", "image") else ""
-    if rules and not robots.allowed(rules, request.location):
-        return failure(request, RequestFailed("robots"))
+    error = robots.refusal(rules, request.location) if rules else None
+    if error is not None:
+        return failure(request, error)
     outcome = handle(request)
     return Outcome(status="released") if outcome.reason == "cancelled" else outcome  # cut by us, not by the host
 

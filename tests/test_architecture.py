@@ -24,9 +24,8 @@ PACKAGE = Path(crawler.__file__).parent
 #: roof are one room each, so their files may know one another (without cycles).
 FLOORS: list[dict[str, str]] = [
     dict.fromkeys(["errors", "model", "urls"], "ground floor"),
-    dict.fromkeys(
-        ["fetcher", "exchange", "transport", "robots", "storage", "manifest", "lock", "shelf"], "instruments"
-    ),
+    dict.fromkeys(["fetcher", "exchange", "transport", "robots", "consent", "tdm"], "instruments")
+    | dict.fromkeys(["storage", "manifest", "lock", "shelf"], "instruments"),
     {"frontier": "frontier", "harvest": "harvest", "download": "download"},
     {"worker": "worker", "turn": "worker", "engines": "engines"},
     dict.fromkeys(["config", "seeds", "box", "crawl", "progress", "report", "dashboard"], "roof")

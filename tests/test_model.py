@@ -151,6 +151,7 @@ def test_a_manifest_row_has_the_documented_columns() -> None:
         "alt",
         "title",
         "caption",
+        "columns",
         "store",
         "path",
         "sha256",

@@ -8,7 +8,8 @@ from protego import Protego
 from crawler.errors import RequestFailed
 from crawler.fetcher import Canned, CannedFetcher
 from crawler.model import Outcome, Request
-from crawler.robots import MAX_BYTES, RobotsHandler, allowed, own_rules, robots_allowed
+from crawler.robots import MAX_BYTES, RobotsHandler, allowed, own_rules, refusal, robots_allowed
+from crawler.tdm import parse_tdmrep
 
 UA = "imgcrawler/0.1 (+https://imgcrawler.example/bot; contact=me@bot.example)"
 URL = "http://site.example/robots.txt"
@@ -133,6 +134,16 @@ def test_many_stars_cost_no_time() -> None:
     assert may("User-agent: *\n" + "Disallow: /" + "*a" * 5000 + "b$\n", "/" + "a" * 8000)
 
 
+def test_a_refusal_says_why() -> None:
+    rules = "User-agent: *\nDisallow: /private/\n" + parse_tdmrep(b'[{"location": "/art/", "tdm-reservation": 1}]')
+    reasons = [refusal(rules, f"http://site.example{path}") for path in ("/private/x", "/art/x", "/x")]
+    assert [error and (error.reason, error.detail) for error in reasons] == [
+        ("robots", "robots.txt"),
+        ("opted-out", "tdmrep.json"),
+        None,
+    ]
+
+
 # --- properties
 
 _AGENTS = st.sampled_from(["*", "imgcrawler", "otherbot"])
@@ -166,6 +177,7 @@ def test_our_lines_mean_what_the_whole_file_means(
 def test_no_bytes_raise_and_our_lines_are_their_own_lines(parts: list[bytes]) -> None:
     rules = own_rules(b"".join(parts), UA)
     assert own_rules(rules, "anybody") == rules
+    assert own_rules(rules + parse_tdmrep(b'{"location": "/", "tdm-reservation": 1}'), "anybody") == rules
     assert rules.isascii()
     allowed(rules, "http://site.example/a")
 
@@ -269,3 +281,49 @@ def test_rules_that_grow_by_escaping_are_cut_at_a_line() -> None:
     rules = own_rules(body, UA)
     assert len(body) < MAX_BYTES < 30_000 * 40
     assert MAX_BYTES - 100 < len(rules) <= MAX_BYTES and rules.endswith("%FF\n")
+
+
+# --- tdmrep.json
+
+TDM_URL = "http://site.example/.well-known/tdmrep.json"
+
+
+def asked_too(answers: dict[str, Canned | RequestFailed]) -> list[Outcome]:
+    """The outcomes of a request whose handler asks for tdmrep.json too."""
+    handler = RobotsHandler(CannedFetcher(answers), UA, tdm=True)
+    outcomes = [handler.handle(Request(url=URL, kind="robots"))]
+    while (successor := outcomes[-1].successor) is not None:
+        outcomes.append(handler.handle(successor))
+    return outcomes
+
+
+def test_rules_of_both_files_are_one_text() -> None:
+    robots = Canned(body=b"User-agent: *\nCrawl-delay: 2\nDisallow: /a\n")
+    moved, done = asked_too({URL: robots, TDM_URL: Canned(body=b'[{"location": "/b", "tdm-reservation": 1}]')})
+    assert (moved.status, done.status, done.robots and done.robots.crawl_delay) == ("moved", "done", 2.0)
+    assert done.robots is not None
+    assert done.robots.text == "User-agent: *\nDisallow: /a\nTdm-reservation: 1 /b\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(Canned(status=status) for status in (301, 404, 429, 500, 206)),
+        *(Canned(body=b"<html>"), Canned(status=301, headers={"Location": "/.well-known/tdmrep.json"})),
+        RequestFailed("timeout", retryable=True),
+    ],
+)
+def test_without_a_tdmrep_json_the_rules_of_robots_txt_hold(answer: Canned | RequestFailed) -> None:
+    done = asked_too({URL: Canned(body=b"User-agent: *\nDisallow: /a"), TDM_URL: answer})[-1]
+    assert (done.status, done.reason) == ("done", "")
+    assert done.robots is not None
+    assert done.robots.text == "User-agent: *\nDisallow: /a\n"
+
+
+def test_where_robots_txt_forbids_it_or_all_it_is_not_asked_for() -> None:
+    (done,) = asked_too({URL: Canned(body=b"User-agent: *\nDisallow: /")})
+    assert done.status == "done"
+
+
+def test_our_own_stop_is_no_answer() -> None:
+    assert asked_too({URL: Canned(), TDM_URL: RequestFailed("cancelled", retryable=True)})[-1].status == "retry"

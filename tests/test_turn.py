@@ -56,6 +56,11 @@ def test_what_robots_forbid_is_not_fetched() -> None:
     assert outcome.record is not None and outcome.record.reason == "robots"
 
 
+def test_what_tdmrep_json_reserves_is_not_fetched() -> None:
+    outcomes = work_off(turn("free/1", "art/1", rules="Tdm-reservation: 1 /art/\n"), done)
+    assert [outcome.reason for outcome in outcomes] == ["", "opted-out"]
+
+
 @pytest.mark.parametrize("wish", [Outcome(status="retry", overloaded=True), Outcome(status="retry", host_wait=9.0)])
 def test_a_host_that_wants_rest_ends_the_turn(wish: Outcome) -> None:
     assert told(list(work_off(turn("1", "2", "3"), lambda _: wish))) == [

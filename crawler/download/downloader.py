@@ -1,10 +1,11 @@
 """From one image URL to one record: fetched, checked, stored, described."""
 
+import logging
 import time
-from collections.abc import Iterable
 
 from msgspec import structs
 
+from crawler.consent import NO_IMAGES, header_directives, objection
 from crawler.download.dedup import digest, image_key
 from crawler.download.verify import MAX_PIXELS, ImageInfo, inspect_image
 from crawler.errors import RequestFailed
@@ -12,10 +13,10 @@ from crawler.fetcher import Conditions, Fetcher, Response, redirected
 from crawler.model import ImageRecord, Outcome, Request, describe, failure
 from crawler.storage import BlobStore
 
+_log = logging.getLogger(__name__)
+
 #: Types of which servers that choose by it send what they send to browsers.
 _ACCEPT = "image/avif,image/webp,image/apng,image/*,*/*;q=0.8"
-#: Directives of ``X-Robots-Tag`` by which a site says that an image is not to be collected.
-_OPT_OUTS = frozenset({"noai", "noimageai", "noimageindex", "noindex", "none", "noml"})
 
 
 class Downloader:
@@ -85,10 +86,12 @@ class Downloader:
         )
 
     def _respect_opt_outs(self, response: Response) -> None:
-        if opted_out(response.headers.getlist("x-robots-tag"), self._agent):
-            raise RequestFailed("opted-out", "X-Robots-Tag")
-        if response.headers.get("tdm-reservation", "").strip() == "1":
-            raise RequestFailed("opted-out", "TDM-Reservation")
+        headers = response.headers
+        asked = header_directives(headers.getlist("x-robots-tag"), headers.getlist("tdm-reservation"))
+        directive = objection(asked, NO_IMAGES, self._agent, time.time())
+        if directive:
+            _log.info("action=opt-out url=%s directive=%s", response.url, directive)
+            raise RequestFailed("opted-out", directive)
 
     def _filter(self, info: ImageInfo) -> None:
         if self._types is not None and not self._types & {info.format, info.extension}:
@@ -117,19 +120,3 @@ class Downloader:
             elapsed=response.elapsed,
         )
         return record, is_new
-
-
-def opted_out(headers: Iterable[str], agent: str) -> bool:
-    """Whether values of ``X-Robots-Tag`` forbid ``agent`` to collect the image.
-
-    A value is a list of directives; ``name: directive`` speaks to that agent only. The name binds no more than the
-    directive it stands before: proxies join headers with commas, and a later ``noai`` may be meant for everybody.
-    """
-    ours = ("*", agent.partition("/")[0].strip().lower())
-    for directive in ",".join(headers).lower().split(","):
-        name, colon, rest = directive.partition(":")
-        if colon and name.strip() not in ours:  # somebody else's, or one with a value, as max-snippet:5
-            continue
-        if not _OPT_OUTS.isdisjoint((rest if colon else name).split()):
-            return True
-    return False

@@ -185,7 +185,8 @@ _NUMBERS = {
 def _parts(outcome: Outcome) -> Iterator[Outcome | Request | RobotsRules | ImageRecord]:
     yield outcome
     yield from outcome.discovered
-    for part in (outcome.record, outcome.successor, outcome.robots):
+    carried = outcome.successor.rules if outcome.successor else None
+    for part in (outcome.record, outcome.successor, outcome.robots, carried):
         if part is not None:
             yield part
 

@@ -61,7 +61,7 @@ def told(state: VerdictState, record: ImageRecord | None) -> Verdict:
 
 def anew(request: Request) -> Request:
     """The request as it was before any redirect."""
-    return msgspec.structs.replace(request, target="", hops=0)
+    return msgspec.structs.replace(request, target="", hops=0, rules=None)
 
 
 class Judge:
@@ -139,7 +139,8 @@ class Judge:
         if old.kind == "list":
             request = msgspec.structs.replace(old, offset=new.offset)
         else:
-            request = msgspec.structs.replace(old, target=new.target, hops=max(new.hops, old.hops + 1))
+            rules = new.rules if old.kind == "robots" else None
+            request = msgspec.structs.replace(old, target=new.target, hops=max(new.hops, old.hops + 1), rules=rules)
         if request.hops > _MAX_HOPS:
             return self.finish(entry, "redirect-limit", outcome, worker, now)
         if not is_sound(request):
@@ -186,6 +187,7 @@ class Judge:
             alt=request.alt,
             title=request.title,
             caption=request.caption,
+            columns=request.columns,
             depth=request.depth,
             status="failed" if reason else "duplicate" if first else "success",
             reason=reason,

@@ -1,12 +1,14 @@
 """Turns a page into more requests: the images it names, and the pages it links to."""
 
 import logging
+import time
+from collections.abc import Callable
 
 from msgspec import structs
 
+from crawler.consent import NO_IMAGES, NO_LINKS, header_directives, objection, together
 from crawler.errors import RequestFailed
 from crawler.fetcher import Conditions, Fetcher, Response, redirected
-from crawler.harvest.directives import NO_IMAGES, NO_LINKS, forbids, parse_header
 from crawler.harvest.page import Page
 from crawler.harvest.parse import extract
 from crawler.harvest.scope import Policy, Scope, choose, in_scope
@@ -19,6 +21,7 @@ logger = logging.getLogger(__name__)
 #: Redirects followed from one page.
 MAX_REDIRECTS = 10
 
+_OPT_OUTS = (NO_IMAGES, NO_LINKS)
 _PAGES = frozenset({"", "text/html", "application/xhtml+xml"})
 _ACCEPT = "text/html,application/xhtml+xml,image/*;q=0.8,*/*;q=0.5"
 #: Extensions of files that hold neither links nor pictures for us; images are requests of their own kind.
@@ -40,7 +43,8 @@ class Harvester:
         max_depth: links between a seed and the farthest page; None: no limit.
         max_page_bytes: longest page, after decompression.
         candidates: which of the candidates for one picture are taken.
-        agent: our name in directives that address one crawler.
+        agent: our name in directives that address one crawler; of a whole ``User-Agent`` the product counts.
+        clock: seconds since the epoch, for ``unavailable_after``.
     """
 
     def __init__(
@@ -52,12 +56,14 @@ class Harvester:
         max_page_bytes: int = 10 * 2**20,
         candidates: Policy = "largest",
         agent: str = "imgcrawler",
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._fetcher = fetcher
         self._scope = scope
         self._max_depth = max_depth
         self._candidates = candidates
         self._agent = agent
+        self._clock = clock
         self._conditions = Conditions(accept=_ACCEPT, max_bytes=max_page_bytes)
 
     def handle(self, request: Request) -> Outcome:
@@ -87,8 +93,9 @@ class Harvester:
         page = extract(response.read(), response.url, content_type)
         if page.truncated:
             logger.warning("page cut short url=%s images=%d links=%d", request.url, len(page.images), len(page.links))
-        header = parse_header(response.headers.get("x-robots-tag", ""))
-        page = structs.replace(page, directives=page.directives | header)
+        headers = response.headers
+        header = header_directives(headers.getlist("x-robots-tag"), headers.getlist("tdm-reservation"))
+        page = structs.replace(page, directives=together(header, page.directives))
         return self._harvest(request, page, canonicalize(response.url))
 
     def _belongs(self, request: Request, target: str) -> bool:
@@ -98,11 +105,12 @@ class Harvester:
     def _harvest(self, request: Request, page: Page, url: str) -> Outcome:
         """The outcome of the page at ``url``."""
         seed = request.seed if request.depth else url
-        opted_out = forbids(page.directives, NO_IMAGES, self._agent)
+        opted_out, nofollow = (objection(page.directives, words, self._agent, self._clock()) for words in _OPT_OUTS)
+        if opted_out:
+            logger.info("action=opt-out url=%s directive=%s", url, opted_out)
         images = () if opted_out else self._images(request, page, referrer=url, seed=seed)
-        links = () if forbids(page.directives, NO_LINKS, self._agent) else self._links(request, page, url, seed)
-        reason = "opted-out" if opted_out else ""
-        return Outcome(status="done", reason=reason, discovered=(*images, *links))
+        links = () if nofollow else self._links(request, page, url, seed)
+        return Outcome(status="done", reason="opted-out" if opted_out else "", discovered=(*images, *links))
 
     def _images(self, request: Request, page: Page, *, referrer: str, seed: str) -> tuple[Request, ...]:
         found: dict[str, Request] = {}

@@ -1,116 +1,160 @@
-"""Reads input lists: text files with one URL a line, worked off chunk by chunk like any other request."""
+"""Reads input lists: files that name URLs, worked off chunk by chunk like any other request."""
 
+import gzip
 import logging
+import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 from urllib.request import url2pathname
 
 from msgspec import structs
 
-from crawler.errors import RequestFailed
-from crawler.model import Outcome, Request, failure
+from crawler.errors import ConfigError, RequestFailed
+from crawler.harvest.columns import find_columns, read_item
+from crawler.harvest.rows import Row, read_rows
+from crawler.model import Kind, Outcome, Request, failure
 from crawler.urls import canonicalize
 
 logger = logging.getLogger(__name__)
 
-#: Lines and bytes of one chunk, which is put into the frontier in one transaction.
+#: Rows and bytes of one chunk, which is put into the frontier in one transaction.
 MAX_LINES = 1_000
 MAX_BYTES = 2**20
-#: Bytes of a line; more is no URL that is followed.
-MAX_LINE = 8_192
+#: Bad lines of one list that are logged; the others are counted.
+MAX_LOGGED = 100
 
-_BOM = b"\xef\xbb\xbf"
-#: Bytes of a bad line that the log shows.
-_SHOWN = 200
+
+class _Place(NamedTuple):
+    """Where the last chunk of a list ended."""
+
+    offset: int
+    #: The next row, and those behind it.
+    row: Row
+    rows: Iterator[Row]
+    #: Bad lines so far.
+    bad: int
 
 
 class ListReader:
-    """Handler of ``list`` requests, whose URL is the ``file://`` URI of a UTF-8 text file.
+    """Handler of ``list`` requests, whose URL is the ``file://`` URI of the file; `crawler.harvest.rows` reads it.
 
-    Blank lines and lines that begin with ``#`` are skipped; a line that is no absolute http(s) URL is counted in
-    `Outcome.rejected` and logged.
+    A row that names no absolute http(s) URL is counted in `Outcome.rejected` and logged with its line. Between two
+    chunks the file stays open, so that a list is read once; a chunk asked for out of order is found by reading on from
+    the beginning.
     """
 
+    def __init__(self) -> None:
+        self._places: dict[str, _Place] = {}
+
     def handle(self, request: Request) -> Outcome:
-        """One chunk from ``request.offset`` on: ``moved`` to the next one, ``done`` at the end of the file."""
+        """One chunk from ``request.offset`` on: ``moved`` to the next one, ``done`` at the end of the file.
+
+        Raises:
+            ConfigError: the file holds no column of URLs, or its format needs something installed.
+        """
+        place = self._places.pop(request.url, None)
+        chunk = _Chunk(request)
         try:
-            path = request.url.removeprefix("file:").partition("?")[0]  # behind it stands which state of the file
-            with Path(url2pathname(path)).open("rb") as file:
-                return _chunk(request, file)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            return failure(request, RequestFailed("lost-file", f"{request.url}: {error}"))
+            if place is None or place.offset != request.offset:
+                rows = read_rows(_path(request.url), request.entries, request.offset)
+                place = _Place(request.offset, next(rows, _END), rows, bad=0)
+            place = chunk.read(place)
+        except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: a NUL in the path too
+            failed = failure(request, RequestFailed("lost-file"))
+            logger.warning("%s can't be read: %s", request.url, error)
+            return structs.replace(failed, discovered=tuple(chunk.found), rejected=chunk.rejected)
+        if place.row is _END:
+            return chunk.outcome(None)
+        self._places[request.url] = place
+        return chunk.outcome(place.offset)
 
 
-def _chunk(request: Request, file: BinaryIO) -> Outcome:
-    discovered: list[Request] = []
-    rejected = 0
-    for offset, line in _lines(file, request.offset):
-        text = line.strip()
-        if text.startswith(b"#") or not (text or _is_overlong(line)):
-            continue
-        try:
-            url = _url(line)
-        except ValueError:
-            rejected += 1
-            logger.info("no URL in %s at byte %d: %r", request.url, offset, text[:_SHOWN])
-            continue
-        seed = url if request.entries == "page" else ""
-        discovered.append(Request(url=url, kind=request.entries, priority=request.priority, seed=seed, source="list"))
-    offset = file.tell()
-    successor = structs.replace(request, offset=offset) if file.read(1) else None
-    return Outcome(
-        status="moved" if successor else "done",
-        discovered=tuple(discovered),
-        successor=successor,
-        rejected=rejected,
+#: Stands behind the last row.
+_END = Row(0, 0)
+
+
+def check_list(path: Path, entries: Kind) -> None:
+    """See whether a list can be read, as far as its beginning shows.
+
+    Raises:
+        ConfigError: it can't; the message says what to do.
+        OSError: nor can the file.
+    """
+    try:
+        with closing(read_rows(path, entries)) as rows:
+            next(rows, None)
+    except (gzip.BadGzipFile, EOFError, ValueError, zlib.error) as error:
+        raise ConfigError(f"can't read the list {path}: {error}") from error
+
+
+class _Chunk:
+    """What one chunk brings."""
+
+    def __init__(self, request: Request) -> None:
+        self.found: list[Request] = []
+        self.rejected = 0
+        self._request = request
+
+    def read(self, place: _Place) -> _Place:
+        """Read on from a place, up to the next one."""
+        request, (offset, row, rows, bad) = self._request, place
+        limit = offset + MAX_BYTES
+        for _ in range(MAX_LINES):
+            if row is _END or offset >= limit:
+                break
+            try:
+                if row.fault:
+                    raise ValueError(row.fault)
+                if row.values:
+                    self.found.append(_request_of(row, request))
+            except ValueError as error:
+                bad += 1
+                self.rejected += 1
+                _log(request.url, row.line, error, bad)
+            offset, row = row.end, next(rows, _END)
+        return _Place(offset, row, rows, bad)
+
+    def outcome(self, offset: int | None) -> Outcome:
+        """``moved`` to an offset; None: done."""
+        return Outcome(
+            status="done" if offset is None else "moved",
+            discovered=tuple(self.found),
+            successor=None if offset is None else structs.replace(self._request, offset=offset),
+            rejected=self.rejected,
+        )
+
+
+def _request_of(row: Row, request: Request) -> Request:
+    """The request that a row asks for; `ValueError` where it names no URL."""
+    columns = find_columns(row.names, request.entries)
+    if columns is None:
+        raise ValueError("no URL under any name that is known")
+    item = read_item(columns, row.values)
+    if "\ufffd" in item.url:
+        raise ValueError(f"not UTF-8: {item.url[:200]!r}")
+    url = canonicalize(item.url)
+    return Request(
+        url=url,
+        kind=request.entries,
+        priority=request.priority,
+        seed=url if request.entries == "page" else "",
+        source="list",
+        alt=item.alt,
+        title=item.title,
+        caption=item.caption,
+        columns=item.columns,
     )
 
 
-def _url(line: bytes) -> str:
-    """The canonical URL that a line holds; a `UnicodeDecodeError` is a `ValueError` too."""
-    if _is_overlong(line):
-        raise ValueError(f"a line of more than {MAX_LINE} bytes")
-    return canonicalize(line.decode("utf-8").strip())
+def _log(url: str, line: int, error: ValueError, bad: int) -> None:
+    if bad <= MAX_LOGGED:
+        logger.info("%s:%d: %s", _path(url), line, error)
+    if bad == MAX_LOGGED:
+        logger.info("%s: further bad lines are counted only", _path(url))
 
 
-def _is_overlong(line: bytes) -> bool:
-    """Whether this is only the beginning of a line."""
-    return len(line) == MAX_LINE and not line.endswith(b"\n")
-
-
-def _lines(file: BinaryIO, start: int) -> Iterator[tuple[int, bytes]]:
-    """The lines of one chunk with their byte offsets; of an overlong line only its beginning.
-
-    A chunk may end in the midst of an overlong line. The next one knows by the byte before its start, and
-    skips the rest.
-    """
-    end = start + MAX_BYTES
-    _begin(file, start, end)
-    for _ in range(MAX_LINES):
-        offset = file.tell()
-        line = file.readline(MAX_LINE) if offset < end else b""
-        if not line:
-            return
-        if _is_overlong(line):
-            _skip_line(file, end)
-        yield offset, line
-
-
-def _begin(file: BinaryIO, start: int, end: int) -> None:
-    """Go to the first line that starts at or after ``start``, past a byte order mark."""
-    if start == 0:
-        if file.read(len(_BOM)) != _BOM:
-            file.seek(0)
-        return
-    file.seek(start - 1)
-    if file.read(1) != b"\n":
-        _skip_line(file, end)
-
-
-def _skip_line(file: BinaryIO, end: int) -> None:
-    """Skip to the end of the line, or to ``end``, whichever comes first, in small pieces."""
-    while (room := end - file.tell()) > 0:
-        piece = file.readline(min(room, 65_536))
-        if not piece or piece.endswith(b"\n"):
-            return
+def _path(url: str) -> Path:
+    """The file that a list's URL names; behind the question mark stands which state of it."""
+    return Path(url2pathname(url.removeprefix("file:").partition("?")[0]))

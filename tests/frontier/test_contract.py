@@ -4,11 +4,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from msgspec import structs
 
 from crawler.errors import AccessError
 from crawler.frontier.base import PROTOCOL
 from crawler.frontier.politeness import Policy
-from crawler.model import Outcome, Request
+from crawler.model import Outcome, Request, RobotsRules
 from tests.frontier.fakes import (
     FakeClock,
     Make,
@@ -273,6 +274,19 @@ def test_a_moved_request_goes_on_at_the_other_host(make: Make) -> None:
     [leased] = grant.turns[0].leases
     assert grant.turns[0].host == "b.example"
     assert (leased.request.url, leased.request.location) == ("http://a.example/1.jpg", "http://b.example/1.jpg")
+
+
+def test_rules_are_carried_along_while_another_file_is_asked_for(make: Make) -> None:
+    frontier = make(Policy(delay=0.0))
+    frontier.put(images(1))
+    lease(frontier, "image")  # wants the rules
+    grant = lease(frontier, "robots")
+    [leased] = grant.turns[0].leases
+    rules = RobotsRules(text="User-agent: *\nDisallow: /x\n")
+    elsewhere = structs.replace(leased.request, target="http://b.example/.well-known/tdmrep.json", rules=rules)
+    frontier.complete("w1", [Outcome(status="moved", token=leased.token, successor=elsewhere)], turn_ids(grant))
+    [leased] = lease(frontier, "robots").turns[0].leases
+    assert (leased.request.rules, leased.request.location) == (rules, elsewhere.target)
 
 
 def test_a_list_goes_on_at_its_offset_and_keeps_the_crawl_open(make: Make) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from urllib3 import HTTPHeaderDict
 
 from crawler.errors import RequestFailed
 from crawler.fetcher import Canned, CannedFetcher
@@ -127,6 +128,31 @@ def test_none_means_neither() -> None:
 def test_the_header_counts_like_the_page() -> None:
     outcome = harvest("<img src=x>", headers={"X-Robots-Tag": "otherbot: nofollow, noai"})
     assert (outcome.reason, outcome.discovered) == ("opted-out", ())
+
+
+def test_headers_count_one_by_one() -> None:
+    headers = HTTPHeaderDict([("X-Robots-Tag", "otherbot: nofollow"), ("X-Robots-Tag", "noindex")])
+    answer = Canned(headers=headers, body=b"<img src=x>")  # type: ignore[arg-type]
+    assert Harvester(CannedFetcher({URL: answer})).handle(SEED).reason == "opted-out"
+    assert harvest("<img src=x>", headers={"X-Robots-Tag": "otherbot: nofollow, noindex"}).reason == ""
+
+
+def test_the_word_of_the_page_on_reservations_is_the_last() -> None:
+    page, header = "<meta name=tdm-reservation content={}><img src=x>", {"tdm-reservation": "1"}
+    assert harvest(page.format(1)).reason == "opted-out"
+    assert (harvest(page.format(0), headers=header).reason, harvest(page, headers=header).reason) == ("", "opted-out")
+
+
+def test_a_page_that_is_no_longer_available_names_no_images(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    html = "<meta name=robots content='unavailable_after: 2010-06-25'><img src=x><a href=/y>"
+    assert harvest(html, clock=lambda: 1_277_423_999.0).reason == ""
+    assert len(harvest(html, clock=lambda: 1_277_424_000.0).discovered) == 1
+    assert caplog.messages == [f"action=opt-out url={URL} directive=unavailable_after:1277424000"]
+
+
+def test_a_whole_user_agent_is_named_by_its_product() -> None:
+    assert harvest("<meta name=imgcrawler content=noai><img src=x>", agent="imgcrawler/0.1 (+me)").reason == "opted-out"
 
 
 def test_what_is_said_to_others_is_not_said_to_us() -> None:
