@@ -12,12 +12,12 @@ from pathlib import Path
 from msgspec import Struct
 
 from crawler.config import settings_for
-from crawler.crawl import policy
 from crawler.errors import ConfigError, DiskError
 from crawler.frontier.sqlite import SqliteFrontier
 from crawler.lock import own
 from crawler.manifest import ManifestWriter, read_manifest
 from crawler.model import ImageRecord, StoreStats
+from crawler.policy import policy
 from crawler.storage import LocalStore, store_id
 
 #: Records handled at a time.

@@ -52,10 +52,11 @@ def cli(context: click.Context) -> None:
 @click.argument("urls", nargs=-1)
 @about_crawl
 @about_this_box
+@click.option("--dry-run", is_flag=True, help="Walk the pages, list what would be fetched, and write nothing.")
 @about_output
 def run(**flags: Any) -> int:
     """Harvest and download on this box."""
-    return _crawl(flags, downloads_here=True)
+    return _preview(flags) if flags.pop("dry_run") else _crawl(flags, downloads_here=True)
 
 
 @cli.command(short_help="Be the master: walk pages and serve the queue.")
@@ -284,6 +285,37 @@ def _crawl(flags: dict[str, Any], *, downloads_here: bool) -> int:
     if summary.complaint:
         _complain(summary.complaint, 0)
     return summary.exit_code
+
+
+def _preview(flags: dict[str, Any]) -> int:
+    """The body of ``run --dry-run``."""
+    from crawler.config import settings_for
+    from crawler.preview import DryRun
+    from crawler.progress import Console, describe_preview, list_preview
+    from crawler.seeds import Source
+
+    output: Path = flags.pop("output")
+    quiet, verbose, debug = flags.pop("quiet"), flags.pop("verbose"), flags.pop("debug")
+    as_json = flags.pop("as_json")
+    urls, inputs, images, config_file = (flags.pop(name) for name in ("urls", "inputs", "images", "config_file"))
+    if "-" in (*inputs, *images):
+        raise ConfigError("--dry-run writes nothing, not even standard input: name a file")
+    set_up_logs(None, quiet=quiet, verbose=verbose, debug=debug)
+    config, _ = settings_for(output, flags, config_file)
+    console = Console(quiet=quiet)
+    dry_run = DryRun(config, console)
+    _handle_signals(dry_run.interrupt)
+    lists = [tuple(Path(name) for name in names) for names in (inputs, images)]
+    try:
+        found = dry_run.run(Source(seeds=urls, seed_lists=lists[0], image_lists=lists[1]))
+    finally:
+        console.close()
+    for line in list_preview(found.images, as_json=as_json):
+        click.echo(line)
+    _tell(describe_preview(found))
+    if found.complaint:
+        _complain(found.complaint, 0)
+    return found.exit_code
 
 
 def _order(directory: Path, what: Any, worker: str | None = None) -> int:

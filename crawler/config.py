@@ -18,6 +18,7 @@ from msgspec import Struct, structs
 
 from crawler import __version__
 from crawler.errors import ConfigError
+from crawler.harvest.filters import build_filters
 
 #: Names of the settings file of a crawl, and of the one that is read where a command is started.
 CRAWL_FILE = "crawl.toml"
@@ -46,6 +47,22 @@ class HarvestSettings(Struct, frozen=True, kw_only=True):
     #: Links from a seed; the default is deep for a site and shallow for a trap.
     depth: int = 20
     max_page_bytes: int = 10 * 2**20
+    #: Patterns of `crawler.harvest.filters`.
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    #: Which of the alternatives of one picture are taken.
+    candidates: Literal["largest", "first", "all"] = "largest"
+    #: Whether sitemaps are read, which know no depth; None: where whole sites are walked.
+    sitemaps: bool | None = None
+    parser: Literal["lxml", "lexbor"] = "lxml"
+    #: Attributes in which scripts of these sites keep pictures, besides the many that are known.
+    lazy: tuple[str, ...] = ()
+
+    @property
+    def reads_sitemaps(self) -> bool:
+        """Whether sitemaps are read: a smaller depth than the default asks for what is near the seeds."""
+        is_whole = self.depth >= HarvestSettings().depth and self.scope != "page"
+        return is_whole if self.sitemaps is None else self.sitemaps
 
 
 class PolitenessSettings(Struct, frozen=True, kw_only=True):
@@ -172,6 +189,7 @@ class CrawlConfig(Struct, frozen=True, kw_only=True):
         ):
             if number is not None and not 0 <= number < _TOO_MUCH:
                 raise ConfigError(f"{name} must be a number from 0 up, not {number}")
+        build_filters(self.harvest.include, self.harvest.exclude)
         if self.queue.lease > MAX_LEASE:
             raise ConfigError(f"lease must not be above {MAX_LEASE:g} seconds, not {self.queue.lease:g}")
         if not (self.politeness.agent.isascii() and self.politeness.agent.isprintable()):
@@ -231,10 +249,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def from_flags(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Flags by name → tables by section; None means that the flag was not given."""
+    """Flags by name → tables by section; None, or none of several, means that the flag was not given."""
     tables: dict[str, dict[str, Any]] = {}
     for name, value in flags.items():
-        if value is not None:
+        if value is not None and value != ():
             tables.setdefault(section_of(name), {})[name] = value
     return tables
 

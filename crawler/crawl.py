@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import structs
 
 from crawler import __version__
-from crawler.box import about_this_box, build_downloader, build_fetcher, worker_settings
+from crawler.box import about_this_box, build_downloader, build_harvester
 from crawler.config import CRAWL_FILE, CrawlConfig, settings_for
 from crawler.control import take
 from crawler.engines.base import Elsewhere, Engine
@@ -27,20 +27,16 @@ from crawler.engines.wire import format_address, parse_address
 from crawler.errors import ConfigError, CrawlerError, DiskError
 from crawler.fleet import introduce
 from crawler.frontier.base import PROTOCOL, Frontier
-from crawler.frontier.politeness import Policy
 from crawler.frontier.sqlite import SqliteFrontier
-from crawler.harvest.harvester import Harvester
-from crawler.harvest.lists import ListReader
 from crawler.lock import own, try_to_own
 from crawler.manifest import ManifestWriter
 from crawler.model import FrontierStats, Grant, Kind, Outcome, Request, Verdict, WorkerStats
-from crawler.robots import RobotsHandler
+from crawler.policy import policy
 from crawler.seeds import Source
 from crawler.shelf import Shelf
 from crawler.storage import LocalStore, disk_faults, write_file
 from crawler.urls import is_loopback
 from crawler.view import Silence, Summary, View
-from crawler.worker import Handler, Worker
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +48,6 @@ _FAREWELL = 10.0
 _SILENCE = 3.0
 #: Records taken from the frontier at a time.
 _PAGE = 1_000
-#: Threads that walk pages; hosts set the pace, and parsing is the interpreter's work.
-_HARVEST_THREADS = 8
 #: Names of the workers inside the master.
 _HARVESTER, _THREADS = "harvester", "downloader"
 
@@ -203,20 +197,10 @@ class Crawl:
 
     def _harvest(self, frontier: Frontier, stack: ExitStack) -> Engine:
         """The worker that walks pages and reads lists, in this process."""
-        fetcher = build_fetcher(self.config)
+        worker, fetcher = build_harvester(_HARVESTER, frontier, self.config)
         stack.callback(fetcher.close)
-        harvester = Harvester(
-            fetcher,
-            scope=self.config.harvest.scope,
-            max_depth=self.config.harvest.depth,
-            max_page_bytes=self.config.harvest.max_page_bytes,
-            agent=self.config.politeness.agent,
-        )
-        robots = RobotsHandler(fetcher, self.config.politeness.agent, tdm=self.config.politeness.tdmrep)
-        settings = worker_settings(self.config, threads=_HARVEST_THREADS)
-        handlers: dict[Kind, Handler] = {"page": harvester, "robots": robots, "list": ListReader()}
         frontier.hello(_HARVESTER, PROTOCOL, about_this_box())
-        return ThreadEngine(Worker(_HARVESTER, frontier, handlers, settings, abort=fetcher.abort))
+        return ThreadEngine(worker)
 
     def _downloads(self, frontier: Frontier, stack: ExitStack, *, here: bool) -> Engine:
         """Where this crawl's downloaders live."""
@@ -349,19 +333,6 @@ def look_at(directory: Path) -> tuple[FrontierStats, bool]:
             frontier.close()
     finally:
         release()
-
-
-def policy(config: CrawlConfig) -> Policy:
-    """The frontier's part of the settings."""
-    return Policy(
-        delay=config.politeness.delay,
-        per_host=config.politeness.per_host,
-        robots=config.politeness.robots,
-        order=config.crawl.order,
-        patience=config.crawl.patience,
-        max_images=config.crawl.max_images,
-        max_pages=config.crawl.max_pages,
-    )
 
 
 def _do_nothing() -> None:

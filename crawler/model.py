@@ -54,6 +54,8 @@ class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
     hops: int = 0
     #: Links between the seed and here; an image has the depth of its page.
     depth: int = 0
+    #: Documents between the page that it is a part of and it: 1 for a style sheet, 2 for one that it imports.
+    nesting: int = 0
     #: Greater goes first, with ``--order priority``.
     priority: int = 0
     #: Seed URL that this branch of the crawl began with; scope is measured against it.
@@ -66,6 +68,17 @@ class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
     alt: str = ""
     title: str = ""
     caption: str = ""
+    #: Text of the link around it, and the heading before it.
+    link_text: str = ""
+    heading: str = ""
+    #: Title and language (BCP 47) of its page.
+    page_title: str = ""
+    language: str = ""
+    #: Address or name of its licence, as far as the page tells.
+    license: str = ""
+    #: Pixels of the page that it is to cover; 0: not declared.
+    declared_width: int = 0
+    declared_height: int = 0
     #: The other columns of the list that names it, as a JSON object; empty: there are none.
     columns: str = ""
     #: For ``robots``: the rules found so far, while another file of the origin is asked for.
@@ -78,6 +91,18 @@ class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def location(self) -> str:
         """The URL to fetch now."""
         return self.target or self.url
+
+    @property
+    def is_seed(self) -> bool:
+        """Whether the user named this page."""
+        return self.kind == "page" and not self.depth and not self.nesting
+
+
+#: What a record has from its request, whatever a worker says: how it was found, and the words around it.
+FOUND = (
+    *("source", "alt", "title", "caption", "link_text", "heading", "page_title", "language", "license"),
+    *("declared_width", "declared_height", "columns", "depth"),
+)
 
 
 class Lease(Struct, frozen=True, kw_only=True):
@@ -142,6 +167,17 @@ class ImageRecord(Struct, frozen=True, kw_only=True):
     alt: str = ""
     title: str = ""
     caption: str = ""
+    #: Text of the link around it, and the heading before it.
+    link_text: str = ""
+    heading: str = ""
+    #: Title and language (BCP 47) of its page.
+    page_title: str = ""
+    language: str = ""
+    #: Address or name of its licence, as far as the page tells.
+    license: str = ""
+    #: Pixels of the page that it is to cover; 0: not declared.
+    declared_width: int = 0
+    declared_height: int = 0
     #: The other columns of the list that names it, as a JSON object; empty: there are none.
     columns: str = ""
     #: Id of the store that has the file (``store.json``), and the file's path in it.
@@ -292,17 +328,8 @@ class FrontierStats(Struct, frozen=True, kw_only=True):
 
 def describe(request: Request, **fields: object) -> ImageRecord:
     """The record of ``request`` with what is known before any fetch; ``fields`` fill in or override the rest."""
-    known: dict[str, object] = {
-        "url": request.url,
-        "final_url": request.location,
-        "page_url": request.referrer,
-        "source": request.source,
-        "alt": request.alt,
-        "title": request.title,
-        "caption": request.caption,
-        "columns": request.columns,
-        "depth": request.depth,
-    }
+    known: dict[str, object] = {name: getattr(request, name) for name in FOUND}
+    known |= {"url": request.url, "final_url": request.location, "page_url": request.referrer}
     return ImageRecord(**(known | fields))  # type: ignore[arg-type]  # fields are checked by their users' tests
 
 

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,7 +21,9 @@ from crawler.errors import DiskError
 from crawler.fleet import describe_silence, name_store
 from crawler.logs import printable
 from crawler.manifest import record_line
-from crawler.model import FrontierStats, ImageRecord
+from crawler.model import FrontierStats, ImageRecord, Request
+from crawler.preview import Preview, count_by_host
+from crawler.urls import host_key
 from crawler.view import Summary
 from crawler.worker import WorkerProgress
 
@@ -307,3 +309,24 @@ def describe_gathered(found: Gathered) -> str:
     """What `gather` did."""
     lines = [f"{found.pictures} pictures brought here ({found.bytes / _MB:.1f} MB), {found.missing} not found"]
     return "\n".join(lines + [f"  {store.pictures} still in {name_store(store)}" for store in found.elsewhere])
+
+
+def list_preview(images: Sequence[Request], *, as_json: bool) -> Iterator[str]:
+    """A line for each picture: host, source and URL, or a JSON object with all that is known of it."""
+    for image in sorted(images, key=lambda image: (host_key(image.location), image.source)):
+        host = host_key(image.location)
+        fields = {"host": host, **msgspec.to_builtins(image)}
+        plain = f"{host}  {image.source}  {image.location}"
+        yield printable(msgspec.json.encode(fields).decode() if as_json else plain)
+
+
+def describe_preview(found: Preview) -> str:
+    """What `--dry-run` found, by host and source."""
+    lines = [
+        f"{_count(len(found.images), 'image')} would be fetched, from {_count(found.stats.pages_done, 'page')};"
+        " nothing was saved"
+    ]
+    for host, sources in count_by_host(found.images).items():
+        named = ", ".join(f"{source} {number}" for source, number in sources.most_common())
+        lines.append(f"  {host:<31} {sources.total()}: {named}")
+    return "\n".join(lines)

@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from crawler.errors import ConfigError
+from crawler.harvest.finds import seed_request
 from crawler.harvest.lists import check_list
 from crawler.model import Request
 from crawler.urls import canonicalize, resolve
@@ -30,7 +31,7 @@ class Source(Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: a seed is no URL, or a list can't be read.
         """
-        pages = [Request(url=url, kind="page", seed=url, source="seed") for url in map(_seed_url, self.seeds)]
+        pages = [seed_request(url, "seed") for url in map(_seed_url, self.seeds)]
         pages += [Request(url=_list_url(path, "pages"), kind="list", entries="page") for path in self.seed_lists]
         return pages + [
             Request(url=_list_url(path, "images"), kind="list", entries="image") for path in self.image_lists

@@ -58,8 +58,10 @@ class Host:
     """One namespace with one cable: ``here`` is this machine's address on it, ``address`` its own."""
 
     def __init__(self, number: int) -> None:
-        self.name, self._cable = f"crawler-{number}", f"crawl{number}"
-        self.here, self.address = f"10.213.{number}.1", f"10.213.{number}.2"
+        mark = (3 * os.getpid() + number) % 64_000  # another run of the suite has hosts of its own
+        self.name, self._cable = f"crawler-{mark}", f"crawl{mark}"
+        net = f"10.{mark // 250 % 200 + 50}.{mark % 250}"
+        self.here, self.address = f"{net}.1", f"{net}.2"
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:

@@ -8,11 +8,11 @@ import pytest
 
 from crawler.audit import gather, verify
 from crawler.config import CrawlConfig
-from crawler.crawl import policy
 from crawler.download.dedup import digest, image_key
 from crawler.errors import ConfigError
 from crawler.frontier.sqlite import SqliteFrontier
 from crawler.model import Outcome, StoreStats, describe
+from crawler.policy import policy
 from crawler.storage import LocalStore
 from tests.frontier.fakes import image, lease, turn_ids
 from tests.processes import manifest_of

@@ -175,7 +175,11 @@ def test_a_damaged_settings_file_is_named(settle: Settle) -> None:
     [
         ({"harvset": {}}, "f.toml: unknown section [harvset]. Did you mean 'harvest'?"),
         ({"harvest": {"dept": 1}}, "f.toml: unknown key 'dept' in [harvest]. Did you mean 'depth'?"),
-        ({"harvest": {"zzz": 1}}, "f.toml: unknown key 'zzz' in [harvest] (known: depth, max_page_bytes, scope)"),
+        (
+            {"harvest": {"zzz": 1}},
+            "f.toml: unknown key 'zzz' in [harvest] (known: candidates, depth, exclude, include, "
+            "lazy, max_page_bytes, parser, scope, sitemaps)",
+        ),
         ({"harvest": 5}, "f.toml: harvest must be a section: [harvest]"),
         ({"harvest": [{}]}, "f.toml: harvest must be a section: [harvest]"),
     ],

@@ -127,7 +127,7 @@ def test_the_good_lines_of_a_bad_list_are_crawled(call: Call, tmp_path: Path) ->
     assert {row.url.encode() for row in manifest_of(Path("out")) if row.status == "success"} == set(good)
     assert f"bad lines     {len(bad)}" in ended.err
     log = Path("out/crawl.log").read_text()
-    assert log.count("no URL in") == len(bad) and "ftp://x/a.png" in log
+    assert log.count("list.txt:") == len(bad) and "list.txt:4: not an http(s) URL: 'ftp://x/a.png'" in log
     assert all(line.isprintable() for line in [*log.splitlines(), *ended.err.splitlines()])
 
 

@@ -176,7 +176,7 @@ def read_answer(frame: bytes, signature: Signature) -> Any:
 
 _NUMBERS = {
     Outcome: attrgetter("retry_in", "host_wait", "latency", "rejected", "received"),
-    Request: attrgetter("hops", "depth", "priority", "offset"),
+    Request: attrgetter("hops", "depth", "nesting", "priority", "offset", "declared_width", "declared_height"),
     RobotsRules: attrgetter("crawl_delay", "lifetime"),
     ImageRecord: attrgetter("bytes", "width", "height", "http_status", "attempts", "fetched_at", "elapsed", "depth"),
 }

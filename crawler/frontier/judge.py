@@ -14,13 +14,15 @@ from crawler.frontier.ledger import WAITING, Entry, Ledger, is_sound, place_of
 from crawler.frontier.politeness import Policy
 from crawler.frontier.schedule import Schedule
 from crawler.frontier.tally import Tally
-from crawler.model import REASONS, ImageRecord, Outcome, Request, RobotsRules, Verdict, VerdictState, describe
-from crawler.urls import origin
+from crawler.model import FOUND, REASONS, ImageRecord, Outcome, Request, RobotsRules, Verdict, VerdictState, describe
+from crawler.urls import host_key, origin
 
 _log = logging.getLogger(__name__)
 
 #: Redirects that are gone along with, whatever a worker says.
 _MAX_HOPS = 20
+#: Sitemaps taken from one robots.txt; an index among them may name more.
+_MAX_SITEMAPS = 100
 #: What holds for an origin whose robots.txt could not be had, for an hour.
 _UNREACHABLE = RobotsRules(reachable=False, lifetime=3_600.0)
 
@@ -106,6 +108,21 @@ class Judge:
             ruling = self._retry(entry, outcome, worker, now)
         return Ruling(lessons + ruling.effects, ruling.record)
 
+    def sitemaps(self, entry: Entry, outcome: Outcome) -> list[Request]:
+        """The sitemaps that the robots.txt of a walked site names (sitemaps.org), if this outcome brings it."""
+        rules = outcome.robots
+        if not self._policy.sitemaps or entry.request.kind != "robots" or rules is None or not rules.sitemaps:
+            return []
+        seed = self._ledger.seed_at(origin(entry.request.url))
+        if seed is None:
+            return []
+        found = (
+            Request(url=url, nesting=1, seed=seed.seed, referrer=entry.request.url, source="sitemap")
+            for url in rules.sitemaps[:_MAX_SITEMAPS]
+        )
+        host = host_key(entry.request.url)
+        return [request for request in found if is_sound(request) and host_key(request.url) == host]
+
     def _lessons(self, entry: Entry, outcome: Outcome, now: float) -> list[Effect]:
         """What the outcome teaches about its host."""
         host = self._place(entry.request).host
@@ -179,16 +196,12 @@ class Judge:
         store, path = first or (record.store, record.path)
         if not reason and store not in self._tally.stores:
             self._ledger.add_store(store, worker)
+        found = {name: getattr(request, name) for name in FOUND}
         return msgspec.structs.replace(
             record,
+            **found,
             url=request.url,
             page_url=request.referrer,
-            source=request.source,
-            alt=request.alt,
-            title=request.title,
-            caption=request.caption,
-            columns=request.columns,
-            depth=request.depth,
             status="failed" if reason else "duplicate" if first else "success",
             reason=reason,
             store=store,

@@ -49,6 +49,7 @@ _TABLES = (
     " id INTEGER PRIMARY KEY, hash INTEGER NOT NULL UNIQUE, kind INTEGER NOT NULL, origin INTEGER NOT NULL,"
     " priority INTEGER NOT NULL, seed INTEGER NOT NULL, state INTEGER NOT NULL, attempts INTEGER NOT NULL,"
     " not_before REAL NOT NULL, reason TEXT NOT NULL, data BLOB NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS seed ON request (origin) WHERE seed",
     "CREATE TABLE IF NOT EXISTS record ("
     " seq INTEGER PRIMARY KEY AUTOINCREMENT, request INTEGER NOT NULL UNIQUE, status TEXT NOT NULL,"
     " reason TEXT NOT NULL, bytes INTEGER NOT NULL, data BLOB NOT NULL)",
@@ -185,6 +186,12 @@ class Ledger:
             (kind, origin_id, priority, seed, WAITING, attempts, not_before, reason, _encode(request), row),
         )
 
+    def seed_at(self, origin_name: str) -> Request | None:
+        """A seed on that origin, if there is one."""
+        origin_id = self._origins.get(origin_name, -1)
+        found = self._rows("SELECT data FROM request WHERE origin = ? AND seed ORDER BY id LIMIT 1", origin_id)
+        return _REQUEST.decode(found[0][0]) if found else None
+
     def waiting(self) -> Iterator[Waiting]:
         """Every waiting request, in the order of discovery."""
         names = {number: name for name, number in self._origins.items()}
@@ -316,8 +323,7 @@ class Ledger:
 
     def _columns(self, request: Request) -> tuple[int, int, int, bool]:
         """Kind, origin, priority, and whether it is a seed."""
-        seed = request.kind == "page" and request.depth == 0
-        return _KINDS.index(request.kind), self._origin_id(place_of(request)), request.priority, seed
+        return _KINDS.index(request.kind), self._origin_id(place_of(request)), request.priority, request.is_seed
 
     def _origin_id(self, name: str) -> int:
         number = self._origins.get(name)

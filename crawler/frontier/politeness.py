@@ -41,6 +41,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     per_host: int | None = None
     #: Whether robots.txt is asked for and obeyed.
     robots: bool = True
+    #: Whether the sitemaps of the seeds' sites are read.
+    sitemaps: bool = False
     order: Order = "fifo"
     #: Seconds that the end of the crawl waits for what is parked.
     patience: float = 60.0

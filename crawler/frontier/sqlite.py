@@ -376,6 +376,7 @@ class SqliteFrontier:
                 judged[row] = (entry, outcome)
             verdicts.append((state, row))
         found = [new for _, outcome in judged.values() for new in outcome.discovered if new.kind in _FOUND]
+        found += [new for entry, outcome in judged.values() for new in self._judge.sitemaps(entry, outcome)]
         rejected = sum(max(0, outcome.rejected) for _, outcome in judged.values())
         effects: list[Effect] = []
         written: dict[int, ImageRecord | None] = {}

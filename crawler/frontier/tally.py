@@ -49,12 +49,12 @@ class Tally:
     def add(self, request: Request) -> None:
         """A request was discovered, or waits again."""
         self.states[request.kind, WAITING] += 1
-        self.seeds[WAITING] += _is_seed(request)
+        self.seeds[WAITING] += request.is_seed
 
     def reopen(self, entry: Entry) -> None:
         """A settled request is no longer so; `add` follows."""
         self.states[entry.request.kind, entry.state] -= 1
-        self.seeds[entry.state] -= _is_seed(entry.request)
+        self.seeds[entry.state] -= entry.request.is_seed
         if entry.state == FAILED:
             self._reasons[entry.request.kind, entry.reason] -= 1
 
@@ -63,8 +63,8 @@ class Tally:
         state = FAILED if reason else DONE
         self.states[request.kind, WAITING] -= 1
         self.states[request.kind, state] += 1
-        self.seeds[WAITING] -= _is_seed(request)
-        self.seeds[state] += _is_seed(request)
+        self.seeds[WAITING] -= request.is_seed
+        self.seeds[state] += request.is_seed
         if reason:
             self._reasons[request.kind, reason] += 1
         elif record is not None and record.status == "duplicate":
@@ -89,7 +89,3 @@ class Tally:
         """Lines of a list that were no URL: kept within a transaction, counted when the returned effect is run."""
         self._ledger.set_meta(_BAD_LINES, str(self.bad_lines + number).encode())
         return partial(setattr, self, "bad_lines", self.bad_lines + number)
-
-
-def _is_seed(request: Request) -> bool:
-    return request.kind == "page" and request.depth == 0

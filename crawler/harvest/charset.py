@@ -5,7 +5,9 @@ https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-en
 """
 
 import re
+from collections.abc import Iterator
 from email.message import Message
+from itertools import chain
 from urllib.parse import quote
 
 import webencodings  # type: ignore[import-untyped]  # published without type hints
@@ -18,9 +20,12 @@ _WIDER = {"gbk": "gb18030"}
 _QUERY_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "\"#<>'")
 _FOREIGN = re.compile(r"[^\x00-\x7f]+")
 _COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.DOTALL)
-#: Bounded, so that a page of nothing but ``<meta`` costs linear time.
-_META = re.compile(rb"<meta[\s/][^>]{0,1024}", re.IGNORECASE)
-_META_CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([^\s\"'/>;]+)", re.IGNORECASE)
+_META = re.compile(rb"<meta(?=[\s/])", re.IGNORECASE)
+#: One attribute; possessive, so that nothing is read twice.
+_ATTRIBUTE = re.compile(
+    rb"""[\s/]*+ ([^\s/>][^\s/>=]*+) (?: \s*+=\s*+ (?: "([^"]*+)"? | '([^']*+)'? | ([^\s>]*+) ) )?+""", re.VERBOSE
+)
+_CHARSET = re.compile(rb"charset\s*=\s*(?:\"([^\"]+)\"|'([^']+)'|([^\s;\"']+))", re.IGNORECASE)
 _XML_CHARSET = re.compile(rb"<\?xml\s[^>]{0,256}?\sencoding\s*=\s*[\"']([^\"'>]+)")
 #: Bytes searched for a declaration: those of a long head. The standard asks for 1,024, browsers read on.
 _PRESCAN = 65_536
@@ -84,13 +89,31 @@ def _charset(content_type: str | None) -> str | None:
 def _declared(body: bytes) -> str | None:
     """What the page says of itself. It was readable as ASCII up to there, so UTF-16 can't be true."""
     head = _COMMENT.sub(b"", body[:_PRESCAN])
-    labels = [_XML_CHARSET.match(head), *(_META_CHARSET.search(meta[0]) for meta in _META.finditer(head))]
-    codecs = (_codec(label[1].decode("latin-1")) for label in labels if label)
-    codec = next((codec for codec in codecs if codec), None)
+    xml = _XML_CHARSET.match(head)
+    labels = chain([xml[1]] if xml else [], _labels(head))
+    codec = next((codec for label in labels if (codec := _codec(label.decode("latin-1")))), None)
     return "utf-8" if codec in ("utf-16-le", "utf-16-be") else codec
+
+
+def _labels(head: bytes) -> Iterator[bytes]:
+    """The encodings that the ``<meta>`` elements of a page declare."""
+    position = 0
+    while meta := _META.search(head, position):
+        position = meta.end()
+        attributes: dict[bytes, bytes] = {}
+        while match := _ATTRIBUTE.match(head, position):
+            attributes.setdefault(match[1].lower(), match[2] or match[3] or match[4] or b"")
+            position = match.end()
+        if b"charset" in attributes:
+            yield attributes[b"charset"]
+        elif attributes.get(b"http-equiv", b"").strip().lower() == b"content-type":
+            content = _CHARSET.search(attributes.get(b"content", b""))
+            yield next(filter(None, content.groups()), b"") if content else b""
 
 
 def _codec(label: str | None) -> str | None:
     """Python's name of the encoding behind a label, None where there is no such label."""
     encoding = webencodings.lookup(label) if label and label.isascii() else None
-    return str(encoding.codec_info.name) if encoding else None
+    if encoding is None or encoding.name == "x-user-defined":  # the standard reads that as windows-1252 in a page
+        return encoding and "cp1252"
+    return str(encoding.codec_info.name)

@@ -1,75 +1,86 @@
-"""Turns a page into more requests: the images it names, and the pages it links to."""
+"""Turns a document into more requests: the pictures it names, its parts, and the pages it links to."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from msgspec import structs
 
 from crawler.consent import NO_IMAGES, NO_LINKS, header_directives, objection, together
 from crawler.errors import RequestFailed
 from crawler.fetcher import Conditions, Fetcher, Response, redirected
-from crawler.harvest.page import Page
-from crawler.harvest.parse import extract
-from crawler.harvest.scope import Policy, Scope, choose, in_scope
-from crawler.harvest.sources import IMAGE_EXTENSIONS, extension
+from crawler.harvest.css import decode_sheet, read_sheet
+from crawler.harvest.feeds import Feed, read_xml
+from crawler.harvest.finds import FEED, SHEET, SITEMAP, Finds, Place, Rules
+from crawler.harvest.page import Image, Page
+from crawler.harvest.parse import Parser, extract
 from crawler.model import Outcome, Request, failure
-from crawler.urls import canonicalize
+from crawler.urls import canonicalize, resolve
 
 logger = logging.getLogger(__name__)
 
 #: Redirects followed from one page.
 MAX_REDIRECTS = 10
+#: Longest sitemap, after decompression (sitemaps.org).
+MAX_SITEMAP_BYTES = 50 * 2**20
 
-_OPT_OUTS = (NO_IMAGES, NO_LINKS)
 _PAGES = frozenset({"", "text/html", "application/xhtml+xml"})
-_ACCEPT = "text/html,application/xhtml+xml,image/*;q=0.8,*/*;q=0.5"
-#: Extensions of files that hold neither links nor pictures for us; images are requests of their own kind.
-_NO_PAGES = IMAGE_EXTENSIONS | {
-    *("7z", "aac", "apk", "atom", "avi", "bin", "bz2", "css", "csv", "deb", "dmg", "doc", "docx", "eot", "eps"),
-    *("epub", "exe", "flac", "flv", "gz", "ics", "iso", "jar", "js", "json", "m4a", "m4v", "mid", "mjs", "mkv"),
-    *("mobi", "mov", "mp3", "mp4", "mpeg", "mpg", "msi", "odp", "ods", "odt", "ogg", "ogv", "otf", "pdf", "pps"),
-    *("ppt", "pptx", "ps", "psd", "rar", "rpm", "rss", "rtf", "swf", "tar", "tgz", "torrent", "ttf", "txt", "wav"),
-    *("webm", "webmanifest", "wma", "wmv", "woff", "woff2", "xls", "xlsx", "xml", "xz", "zip"),
-}
+_FEEDS = frozenset(
+    {
+        *("application/xml", "text/xml", "application/rss+xml", "application/atom+xml", "application/rdf+xml"),
+        *("application/gzip", "application/x-gzip"),
+    }
+)
+_ACCEPT = "text/html,application/xhtml+xml,text/css,application/xml;q=0.9,image/*;q=0.8,*/*;q=0.5"
+#: Bytes at the beginning of XML that is no feed in which it may say that it is a page.
+_PROLOGUE = 2_048
 
 
 class Harvester:
     """Handler of ``page`` requests.
 
     Args:
-        fetcher: brings the pages.
-        scope: which links are followed.
-        max_depth: links between a seed and the farthest page; None: no limit.
+        fetcher: brings the documents.
+        rules: which of the finds are wanted.
         max_page_bytes: longest page, after decompression.
-        candidates: which of the candidates for one picture are taken.
+        parser: what reads the HTML.
+        lazy: attributes in which sites of this crawl keep pictures, besides those that are known.
         agent: our name in directives that address one crawler; of a whole ``User-Agent`` the product counts.
-        clock: seconds since the epoch, for ``unavailable_after``.
+        clock: seconds since the epoch, for ``unavailable_after`` and for dates in URLs.
+
+    Raises:
+        ConfigError: the parser is not installed.
     """
 
     def __init__(
         self,
         fetcher: Fetcher,
+        rules: Rules | None = None,
         *,
-        scope: Scope = "host",
-        max_depth: int | None = None,
         max_page_bytes: int = 10 * 2**20,
-        candidates: Policy = "largest",
+        parser: Parser = "lxml",
+        lazy: Collection[str] = (),
         agent: str = "imgcrawler",
         clock: Callable[[], float] = time.time,
     ) -> None:
+        extract("", "http://localhost/", parser=parser)
         self._fetcher = fetcher
-        self._scope = scope
-        self._max_depth = max_depth
-        self._candidates = candidates
+        self._finds = Finds(rules or Rules(), lambda: time.gmtime(max(0.0, clock())).tm_year)
+        self._parser, self._lazy = parser, lazy
         self._agent = agent
         self._clock = clock
         self._conditions = Conditions(accept=_ACCEPT, max_bytes=max_page_bytes)
+        self._of_sitemaps = Conditions(accept=_ACCEPT, max_bytes=max(max_page_bytes, MAX_SITEMAP_BYTES))
 
     def handle(self, request: Request) -> Outcome:
-        """Fetch one page and report what it names; a failure is an outcome too, never an exception."""
+        """Fetch one document and report what it names; a failure is an outcome too, never an exception."""
+        trap = self._finds.trap_of(request)
+        if trap:
+            logger.info("action=trap name=%s url=%s", trap, request.url)
+            return Outcome(status="done", reason="trap")
+        conditions = self._of_sitemaps if request.source == SITEMAP else self._conditions
         try:
-            with self._fetcher.fetch(request, self._conditions) as response:
+            with self._fetcher.fetch(request, conditions) as response:
                 try:
                     outcome = self._answer(request, response)
                 except RequestFailed as error:
@@ -81,78 +92,88 @@ class Harvester:
     def _answer(self, request: Request, response: Response) -> Outcome:
         if response.location is not None:
             moved = redirected(request, response, limit=MAX_REDIRECTS)
-            left = moved.successor is not None and not self._belongs(request, moved.successor.target)
+            left = moved.successor is not None and not self._finds.belongs(request, moved.successor.target)
             return Outcome(status="done", reason="filtered") if left else moved
         response.raise_for_status()
         content_type = response.headers.get("content-type", "")
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type.startswith("image/"):
             return Outcome(status="done", discovered=_itself(request, response.url))
-        if media_type not in _PAGES:
+        document = self._read(request, response, media_type, content_type)
+        if document is None:
             return Outcome(status="done", reason="unsupported-format")
-        page = extract(response.read(), response.url, content_type)
-        if page.truncated:
-            logger.warning("page cut short url=%s images=%d links=%d", request.url, len(page.images), len(page.links))
+        if document.truncated:
+            logger.warning("document cut short url=%s images=%d", request.url, len(document.images))
+        return self._harvest(Place(request=request, url=canonicalize(response.url)), document, response)
+
+    def _read(self, request: Request, response: Response, media_type: str, content_type: str) -> Page | Feed | None:
+        """The document by its type, and by what it was named as; None where it is of no use."""
+        if media_type == "text/css" or (request.source == SHEET and media_type in ("", "text/plain")):
+            return _sheet(response, content_type)
+        is_feed = media_type in _FEEDS or request.source in (FEED, SITEMAP)
+        if not is_feed and media_type not in _PAGES:
+            return None
+        data = response.read()
+        feed = read_xml(data, response.url, content_type) if is_feed else None
+        if feed is not None:
+            return feed
+        is_page = media_type in _PAGES or b"<html" in data[:_PROLOGUE].lower()
+        return self._page(data, response, content_type) if is_page else None
+
+    def _page(self, data: bytes, response: Response, content_type: str) -> Page:
+        link = ", ".join(response.headers.getlist("link"))
+        return extract(data, response.url, content_type, parser=self._parser, lazy=self._lazy, link=link)
+
+    def _harvest(self, place: Place, document: Page | Feed, response: Response) -> Outcome:
+        """The outcome of a document: what it names, as far as neither it nor its server objects."""
         headers = response.headers
-        header = header_directives(headers.getlist("x-robots-tag"), headers.getlist("tdm-reservation"))
-        page = structs.replace(page, directives=together(header, page.directives))
-        return self._harvest(request, page, canonicalize(response.url))
+        asked = header_directives(headers.getlist("x-robots-tag"), headers.getlist("tdm-reservation"))
+        asked = together(asked, document.directives if isinstance(document, Page) else frozenset())
+        no_images, no_links = (objection(asked, words, self._agent, self._clock()) for words in (NO_IMAGES, NO_LINKS))
+        if no_images:
+            logger.info("action=opt-out url=%s directive=%s", place.url, no_images)
+        images = () if no_images else self._images(place, document)
+        links = () if no_links else self._links(place, document)
+        # Without images a style sheet is of no use; frames and feeds speak for themselves.
+        parts = () if no_images else self._parts(place, document)
+        self._finds.note(place, images, links)
+        return Outcome(status="done", reason="opted-out" if no_images else "", discovered=(*images, *parts, *links))
 
-    def _belongs(self, request: Request, target: str) -> bool:
-        """Whether a redirect stays in the crawl; a seed may lead anywhere, and the crawl then begins there."""
-        return request.depth == 0 or in_scope(self._scope, request.seed, target)
+    def _images(self, place: Place, document: Page | Feed) -> tuple[Request, ...]:
+        if isinstance(document, Page):
+            return self._finds.images(place, document)
+        found = self._finds.feed_images(place, document.images)
+        return found + tuple(image for page in self._fragments(document) for image in self._finds.images(place, page))
 
-    def _harvest(self, request: Request, page: Page, url: str) -> Outcome:
-        """The outcome of the page at ``url``."""
-        seed = request.seed if request.depth else url
-        opted_out, nofollow = (objection(page.directives, words, self._agent, self._clock()) for words in _OPT_OUTS)
-        if opted_out:
-            logger.info("action=opt-out url=%s directive=%s", url, opted_out)
-        images = () if opted_out else self._images(request, page, referrer=url, seed=seed)
-        links = () if nofollow else self._links(request, page, url, seed)
-        return Outcome(status="done", reason="opted-out" if opted_out else "", discovered=(*images, *links))
+    def _links(self, place: Place, document: Page | Feed) -> tuple[Request, ...]:
+        if isinstance(document, Page):
+            return self._finds.links(place, document)
+        return self._finds.pages(place, document.pages)
 
-    def _images(self, request: Request, page: Page, *, referrer: str, seed: str) -> tuple[Request, ...]:
-        found: dict[str, Request] = {}
-        for image in choose(page.images, self._candidates):
-            url = _canonical(image.url)
-            if url is None or url in found:
-                continue
-            found[url] = Request(
-                url=url,
-                kind="image",
-                depth=request.depth,
-                priority=request.priority,
-                seed=seed,
-                referrer=referrer,
-                source=image.source,
-                alt=image.alt,
-                title=image.title,
-                caption=image.caption,
-            )
-        return tuple(found.values())
+    def _parts(self, place: Place, document: Page | Feed) -> tuple[Request, ...]:
+        if isinstance(document, Page):
+            return self._finds.parts(place, document)
+        return self._finds.named(place, SITEMAP, document.sitemaps)
 
-    def _links(self, request: Request, page: Page, referrer: str, seed: str) -> tuple[Request, ...]:
-        depth = request.depth + 1
-        if self._max_depth is not None and depth > self._max_depth:
-            return ()
-        hrefs = (link for link in page.links if link not in page.nofollow and extension(link) not in _NO_PAGES)
-        urls = dict.fromkeys(url for href in hrefs if (url := _canonical(href)) and url != referrer)
-        return tuple(
-            Request(url=url, depth=depth, priority=request.priority, seed=seed, referrer=referrer, source="a")
-            for url in urls
-            if in_scope(self._scope, seed, url)
-        )
+    def _fragments(self, feed: Feed) -> list[Page]:
+        """The HTML in a feed's entries; what it links to is on the entry's page too, and left to that."""
+        return [extract(part.html, part.url, parser=self._parser, lazy=self._lazy) for part in feed.fragments]
+
+
+def _sheet(response: Response, content_type: str) -> Page:
+    """A style sheet as a page of pictures that imports further sheets."""
+    sheet = read_sheet(decode_sheet(response.read(), content_type))
+    images = (
+        Image(url=url, source="css", group=image.group, density=image.density)
+        for image in sheet.images
+        if (url := resolve(response.url, image.url))
+    )
+    imports = (url for reference in sheet.imports if (url := resolve(response.url, reference)))
+    return Page(images=tuple(images), sheets=tuple(imports), base=response.url, truncated=sheet.truncated)
 
 
 def _itself(request: Request, url: str) -> tuple[Request, ...]:
     """The request for an image that was taken for a page, because its URL does not tell."""
-    source = "link" if request.depth else "seed"
-    return (structs.replace(request, url=canonicalize(url), kind="image", target="", hops=0, source=source),)
-
-
-def _canonical(url: str) -> str | None:
-    try:
-        return canonicalize(url)
-    except ValueError:
-        return None
+    source = "seed" if request.is_seed else "link"
+    place = canonicalize(url)
+    return (structs.replace(request, url=place, kind="image", target="", hops=0, nesting=0, source=source),)

@@ -13,6 +13,7 @@ from msgspec import structs
 
 from crawler.errors import ConfigError, RequestFailed
 from crawler.harvest.columns import find_columns, read_item
+from crawler.harvest.finds import seed_request
 from crawler.harvest.rows import Row, read_rows
 from crawler.model import Kind, Outcome, Request, failure
 from crawler.urls import canonicalize
@@ -135,12 +136,10 @@ def _request_of(row: Row, request: Request) -> Request:
     if "\ufffd" in item.url:
         raise ValueError(f"not UTF-8: {item.url[:200]!r}")
     url = canonicalize(item.url)
-    return Request(
-        url=url,
-        kind=request.entries,
+    found = seed_request(url, "list") if request.entries == "page" else Request(url=url, kind="image", source="list")
+    return structs.replace(
+        found,
         priority=request.priority,
-        seed=url if request.entries == "page" else "",
-        source="list",
         alt=item.alt,
         title=item.title,
         caption=item.caption,

@@ -4,41 +4,66 @@ A page may be 10 MiB of ``<b>``: unlimited, that is a tree of several gigabytes,
 stack of a million open elements at every end tag.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from bs4 import BeautifulSoup, Tag
 from bs4.builder import LXMLTreeBuilder  # type: ignore[attr-defined]  # there at run time
-from bs4.element import ProcessingInstruction
+from bs4.element import NavigableString, PageElement, PreformattedString, ProcessingInstruction
 from lxml import etree
 
-#: Elements of one page that are looked at.
-MAX_ELEMENTS = 50_000
-#: ``<`` signs of one page that are looked at: start tags, end tags, comments and those in scripts.
-MAX_MARKUP = 4 * MAX_ELEMENTS
-#: Open elements at which a page counts as hostile; browsers stop nesting at 512.
-MAX_DEPTH = 3_000
+from crawler.harvest.stream import MAX_DEPTH, MAX_ELEMENTS, Visitor, shorten
+
+_BODY = re.compile(r"<body(\s[^>]*+)", re.IGNORECASE)
 #: Characters between two looks at the limits.
 _PIECE = 65_536
 
 
+def feed(text: str, visitor: Visitor) -> bool:
+    """Tell ``visitor`` what lxml makes of ``text``, and the caller whether a limit cut something off."""
+    soup, cut = parse(text)
+    tags: list[Tag] = [soup]
+    node: PageElement | None = soup.contents[0] if soup.contents else None
+    while node is not None and not visitor.full:
+        while tags[-1] is not node.parent:
+            tags.pop()
+            visitor.leave()
+        if isinstance(node, Tag):
+            tags.append(node)
+            visitor.enter(node.name, node.attrs)  # type: ignore[arg-type]  # the builder makes no lists of words
+        elif isinstance(node, NavigableString) and not isinstance(node, PreformattedString):
+            visitor.text(node)
+        node = node.next_element
+    for _ in tags[1:]:
+        visitor.leave()
+    return cut
+
+
 def parse(text: str) -> tuple[BeautifulSoup, bool]:
     """The tree of ``text``, and whether a limit cut something off. Never raises, whatever the text is."""
-    shortened = _shorten(text.replace("\0", "\ufffd"))
+    shortened = shorten(text)
     if "<" not in shortened:  # BeautifulSoup would take it for a file name, and warn
         return BeautifulSoup("", "lxml"), False
-    soup = _Soup(shortened, builder=_Builder())
+    first = next(filter(_paints, _BODY.finditer(shortened)), None)
+    position = first.end() if first else len(shortened)
+    soup = _soup(shortened[:position] + _BODY.sub(_late, shortened[position:]))
+    if first and not (soup.body and soup.body.attrs.keys() & {"background", "style"}):
+        soup = _soup(_BODY.sub(_late, shortened))
     return soup, soup.cut or len(shortened) < len(text)
 
 
-def _shorten(text: str) -> str:
-    """``text`` up to its ``<`` number `MAX_MARKUP`."""
-    if text.count("<") <= MAX_MARKUP:
-        return text
-    position = -1
-    for _ in range(MAX_MARKUP + 1):
-        position = text.index("<", position + 1)
-    return text[:position]
+def _paints(body: re.Match[str]) -> bool:
+    return "background" in body[1].lower()
+
+
+def _late(body: re.Match[str]) -> str:
+    """An element of its own for a ``<body>``: where one is open, lxml drops it, while browsers heed its attributes."""
+    return f"<late-body{body[1]}" if _paints(body) else body[0]
+
+
+def _soup(text: str) -> "_Soup":
+    return _Soup(text, builder=_Builder(multi_valued_attributes=None))
 
 
 class _Soup(BeautifulSoup):

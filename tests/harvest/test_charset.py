@@ -27,6 +27,7 @@ from crawler.urls import resolve
         pytest.param(b"\xe9", "text/html; charset=\u00e9\r\nx: y", "cp1252", "é", id="a broken header"),
         pytest.param(b"\x1b$)C", "text/html; charset=iso-2022-kr", "replacement", "\ufffd", id="an unsafe encoding"),
         pytest.param(b"a\xffb", "text/html; charset=utf-8", "utf-8", "a\ufffdb", id="bad byte"),
+        pytest.param(b"\xe9", "text/html; charset=x-user-defined", "cp1252", "é", id="user-defined, as in a page"),
         pytest.param(b"", None, "utf-8", "", id="empty"),
     ],
 )
@@ -43,6 +44,9 @@ def test_the_encoding_is_found(body: bytes, content_type: str | None, codec: str
         b'<meta http-equiv="Content-Type" content="text/html; charset=windows-1251">',
         b"<meta content='text/html; charset=cp1251' http-equiv=content-type>",
         b'<?xml version="1.0" encoding="windows-1251"?>',
+        b"<meta data-x='>' " + b" " * 2_000 + b"charset = windows-1251 />",
+        b"<meta name=x content=y><meta/charset=windows-1251 />",
+        b"<meta http-equiv=content-type content='text/html; charset = \"windows-1251\"'>",
     ],
 )
 def test_a_page_declares_its_encoding(declaration: bytes) -> None:
@@ -59,7 +63,9 @@ def test_a_page_declares_its_encoding(declaration: bytes) -> None:
         b"<meta charset=>",
         b"<link charset=gbk>",
         b"<metadata charset=gbk>",
-        b"<meta " + b" " * 2_000 + b"charset=gbk>",
+        b"<meta name=description content='text/html; charset=gbk'>",
+        b"<meta http-equiv=refresh content='charset=gbk'>",
+        b"<meta name=x content=\"<meta charset='gbk'>\">",
         b" " * 100_000 + b"<meta charset=gbk>",
     ],
 )

@@ -9,6 +9,7 @@ from urllib3 import HTTPHeaderDict
 from crawler.errors import RequestFailed
 from crawler.fetcher import Canned, CannedFetcher
 from crawler.harvest import parse
+from crawler.harvest.finds import Rules
 from crawler.harvest.harvester import MAX_REDIRECTS, Harvester
 from crawler.model import Outcome, Request
 
@@ -23,7 +24,8 @@ def harvest(
     body: str = "", request: Request = SEED, *, headers: dict[str, str] | None = None, **options: Any
 ) -> Outcome:
     answer = Canned(headers={"Content-Type": "text/html", **(headers or {})}, body=body.encode())
-    return Harvester(CannedFetcher({request.location: answer}), **options).handle(request)
+    rules = Rules(**{name: options.pop(name) for name in list(options) if name in Rules.__struct_fields__})
+    return Harvester(CannedFetcher({request.location: answer}), rules, **options).handle(request)
 
 
 def images(outcome: Outcome) -> list[str]:
@@ -166,7 +168,8 @@ def test_what_is_said_to_others_is_not_said_to_us() -> None:
 
 def redirect(request: Request, location: str, **options: Any) -> Outcome:
     answer = Canned(status=302, headers={"Location": location})
-    return Harvester(CannedFetcher({request.location: answer}), **options).handle(request)
+    rules = Rules(**{name: options.pop(name) for name in list(options) if name in Rules.__struct_fields__})
+    return Harvester(CannedFetcher({request.location: answer}), rules, **options).handle(request)
 
 
 def test_a_redirect_goes_on_as_the_same_request() -> None:

@@ -7,14 +7,16 @@ from hypothesis import strategies as st
 import crawler
 from crawler.harvest import parse
 from crawler.harvest.page import Image, Page
-from crawler.harvest.parse import MAX_TEXT, extract
+from crawler.harvest.parse import extract
+from crawler.harvest.words import MAX_TEXT
 from crawler.urls import MAX_URL_LENGTH, resolve
+from tests.harvest.readers import read
 
 URL = "http://a.example/dir/page.html"
 
 
 def page(html: bytes | str, content_type: str | None = None) -> Page:
-    return extract(html, URL, content_type)
+    return read(html, URL, content_type)
 
 
 def paths(html: bytes | str) -> list[str]:
@@ -150,7 +152,7 @@ def groups(html: str) -> list[list[str]]:
         pytest.param("<picture><source srcset=1><img src=2><img src=3>", [["1", "2"], ["3"]], id="never closed"),
         pytest.param("<img src=1 data-src=/2 data-srcset='/3 2x'>", [["1", "2", "3"]], id="lazy"),
         pytest.param("<div data-bg=1.jpg data-other=2.jpg></div>", [["1.jpg"], ["2.jpg"]], id="a box"),
-        pytest.param("<a href=1.jpg><img src=2.jpg></a>", [["1.jpg"], ["2.jpg"]], id="thumbnail"),
+        pytest.param("<a href=1.jpg><img src=2.jpg></a>", [["1.jpg", "2.jpg"]], id="thumbnail"),
         pytest.param("<link rel=icon href=1><link rel=icon href=2>", [["1"], ["2"]], id="icons"),
     ],
 )
@@ -197,7 +199,7 @@ def test_urls_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parse, "MAX_URLS", 5)
     found = page("<img src=1><a href=/1>" * 3)
     assert found.truncated
-    assert (len(found.images), len(found.links)) == (2, 1)
+    assert (len(found.images), len(found.links)) == (3, 1)
     assert not page("<img src=1><a href=/1>" * 2).truncated
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from crawler.harvest.page import Image
-from crawler.harvest.parse import extract
 from crawler.harvest.sources import IMAGE_EXTENSIONS, MAX_LAZY_VALUE, extension
+from tests.harvest.readers import read
 
 
 def found(html: str) -> list[tuple[str, str]]:
@@ -12,7 +12,7 @@ def found(html: str) -> list[tuple[str, str]]:
 
 
 def images(html: str) -> tuple[Image, ...]:
-    return extract(html, "http://a.example/").images
+    return read(html).images
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from bs4.builder import LXMLTreeBuilder  # type: ignore[attr-defined]  # there a
 from lxml import etree
 
 from crawler.harvest import tree
-from crawler.harvest.tree import MAX_DEPTH, MAX_ELEMENTS, MAX_MARKUP, parse
+from crawler.harvest.stream import MAX_DEPTH, MAX_ELEMENTS, MAX_MARKUP
+from crawler.harvest.tree import parse
 
 
 def images(text: str) -> list[object]:
