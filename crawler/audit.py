@@ -37,7 +37,9 @@ class Audit(Struct, frozen=True, kw_only=True):
     damaged: int = 0
     #: Stores that were not looked at, and the pictures in them.
     elsewhere: tuple[StoreStats, ...] = ()
-    #: Files in the stores looked at that no record names.
+    #: Copies of pictures whose first copy the records place in another store.
+    spare: int = 0
+    #: Files in the stores looked at that no record of this crawl or of the store names.
     foreign: int = 0
     #: The first few of the missing, damaged and foreign ones.
     examples: tuple[str, ...] = ()
@@ -66,40 +68,44 @@ def verify(directory: Path, stores: Iterable[Path] = (), *, on_progress: OnProgr
         ConfigError: there are neither records nor a manifest.
         DiskError: a file can't be read for another reason than that it is not there.
     """
+    _refuse_no_stores(stores := tuple(stores))
     places = _places([directory, *stores])
     counts: Counter[str] = Counter()
     elsewhere = _Elsewhere()
-    known: set[tuple[str, str]] = set()
+    known: set[str] = set()
     examples: list[str] = []
     with _records(directory) as records:
-        for seen, record in enumerate(record for record in records if record.path):
-            key = (record.store, record.path)
-            if record.status != "success" or key in known:
+        pictures = (record for record in records if record.path and record.status == "success")
+        for seen, record in enumerate(pictures):
+            if record.path in known:
                 continue
-            store = places.get(record.store)
-            if store is None:
+            known.add(record.path)
+            if record.store not in places:
                 elsewhere.add(record)
                 continue
-            known.add(key)
-            verdict = _look(store, record)
+            verdict, place = _look_in(places[record.store], record)
             counts[verdict] += 1
-            if verdict != "whole" and len(examples) < MAX_LISTED:
-                examples.append(f"{verdict}: {store.root / record.path}")
+            if verdict != "whole":
+                examples.append(f"{verdict}: {place.root / record.path}")
             if on_progress is not None and seen % _PAGE == 0:
                 on_progress(seen)
-    for name, store in places.items():
-        for path in _pictures(store.root):
-            if (name, path.relative_to(store.root).as_posix()) not in known:
+    for place in (place for several in places.values() for place in several):
+        others = _Others(place)
+        for path in _pictures(place.root):
+            key = path.relative_to(place.root).as_posix()
+            if key in known:
+                counts["files"] += 1
+            elif key not in others:
                 counts["foreign"] += 1
-                if len(examples) < MAX_LISTED:
-                    examples.append(f"foreign: {path}")
+                examples.append(f"foreign: {path}")
     return Audit(
         whole=counts["whole"],
         missing=counts["missing"],
         damaged=counts["damaged"],
         elsewhere=elsewhere.stores(),
+        spare=counts["files"] - counts["whole"] - counts["damaged"],
         foreign=counts["foreign"],
-        examples=tuple(examples),
+        examples=tuple(examples[:MAX_LISTED]),
     )
 
 
@@ -112,12 +118,10 @@ def gather(directory: Path, stores: Sequence[Path], *, on_progress: OnProgress |
         ConfigError: no crawl, or a directory that is no store.
         DiskError: a disk refuses, or the crawl is running.
     """
-    places = _places(stores)
-    for place in stores:
-        if store_id(place) is None:
-            raise ConfigError(f"{place} is no store: there is no store.json in it")
+    _refuse_no_stores(stores)
     target = LocalStore(directory)
-    places.pop(target.id, None)
+    places = _places(stores)
+    every = [*(place for several in places.values() for place in several), target]
     counts: Counter[str] = Counter()
     elsewhere = _Elsewhere()
     with _opened(directory) as frontier:
@@ -126,16 +130,17 @@ def gather(directory: Path, stores: Sequence[Path], *, on_progress: OnProgress |
             after = rows[-1][0]
             brought = []
             for number, record in rows:
-                store = places.get(record.store)
-                if store is None or not record.path:
-                    if record.status == "success" and record.store != target.id:
-                        elsewhere.add(record)
-                elif _bring(store, record, target):
+                if not record.path or record.store == target.id:
+                    continue
+                # Names tell the content: a copy in any store will do.
+                if any(_bring(place, record, target) for place in (*places.get(record.store, ()), *every)):
                     brought.append(number)
                     counts["pictures"] += record.status == "success"
                     counts["bytes"] += record.bytes if record.status == "success" else 0
-                else:
-                    counts["missing"] += record.status == "success"
+                elif record.status == "success" and record.store in places:
+                    counts["missing"] += 1
+                elif record.status == "success":
+                    elsewhere.add(record)
             target.flush()
             frontier.relocate(brought, target.id)
             if on_progress is not None:
@@ -168,9 +173,33 @@ class _Elsewhere:
         return tuple(StoreStats(id=store, worker=self._workers[store], pictures=number) for store, number in counts)
 
 
-def _places(directories: Iterable[Path]) -> dict[str, LocalStore]:
-    """Store id → store, for the directories that are stores."""
-    return {name: LocalStore(place) for place in directories if (name := store_id(place)) is not None}
+def _places(directories: Iterable[Path]) -> dict[str, list[LocalStore]]:
+    """Store id → the directories that have it; one that was copied has the id of the other."""
+    found: dict[str, list[LocalStore]] = {}
+    for place in directories:
+        if (name := store_id(place)) is not None:
+            found.setdefault(name, []).append(LocalStore(place))
+    return found
+
+
+def _refuse_no_stores(places: Iterable[Path]) -> None:
+    for place in places:
+        if store_id(place) is None:
+            raise ConfigError(f"{place} is no store: there is no store.json in it")
+
+
+class _Others:
+    """Paths that a store's own manifest names, for whichever crawl; read when first asked for."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self._manifest = store.root / "manifest.jsonl"
+        self._paths: set[str] | None = None
+
+    def __contains__(self, path: str) -> bool:
+        if self._paths is None:
+            rows = read_manifest(self._manifest) if self._manifest.exists() else ()
+            self._paths = {row.path for row in rows}
+        return path in self._paths
 
 
 @contextmanager
@@ -209,6 +238,12 @@ def _paged(frontier: SqliteFrontier) -> Iterator[ImageRecord]:
     while rows := frontier.records(after, _PAGE):
         yield from (record for _, record in rows)
         after = rows[-1][0]
+
+
+def _look_in(places: Sequence[LocalStore], record: ImageRecord) -> tuple[str, LocalStore]:
+    """The best that is found of a picture, and where."""
+    found = [(_look(place, record), place) for place in places]
+    return min(found, key=lambda one: ("whole", "damaged", "missing").index(one[0]))
 
 
 def _look(store: LocalStore, record: ImageRecord) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from msgspec import to_builtins
 
@@ -16,7 +17,7 @@ from crawler.config import CrawlConfig
 from crawler.download.downloader import Downloader
 from crawler.engines.client import RemoteFrontier
 from crawler.engines.join import read_join
-from crawler.errors import DiskError
+from crawler.errors import ConfigError, DiskError
 from crawler.fetcher import Limits
 from crawler.frontier.base import PROTOCOL, Frontier
 from crawler.harvest.filters import build_filters
@@ -71,7 +72,13 @@ class Download:
         self._worker: Worker | None = None
         known = read_join(join)
         known = known.at(connect) if connect else known
-        self._frontier = RemoteFrontier(known, wait=config.box.wait, on_wait=on_wait, stop=self._stop)
+        self._join = known
+        self._settings: dict[str, Any] = {}
+        #: What the workers of before have done, those that went by older settings.
+        self._done = WorkerProgress()
+        self._frontier = RemoteFrontier(
+            known, wait=config.box.wait, on_wait=on_wait, on_settings=self._renew, stop=self._stop
+        )
 
     def run(self) -> GrantState:
         """Returns ``drained`` when the crawl is over, ``draining`` when the master or we were told to stop.
@@ -79,6 +86,7 @@ class Download:
         Raises:
             CrawlerError: the disk, the master, or the key.
         """
+        self._refuse_others()
         store = LocalStore(self._output)
         with disk_faults(self._output):
             self._output.mkdir(parents=True, exist_ok=True)
@@ -87,26 +95,52 @@ class Download:
             slot, release = self._take_slot()
             stack.callback(release)
             name = worker_name(store, slot)
-            settings = self._frontier.hello(name, PROTOCOL, about_this_box())
-            release = settings.pop("release", __version__)
-            if release != __version__:
-                _log.warning(
-                    "the master is of release %s, this downloader of %s; both understand", release, __version__
-                )
-            own = {"box": to_builtins(self._config.box)}
-            config = CrawlConfig.load(("the master's settings", settings), ("this box", own))
-            shelf = self._take_shelf(config, name, slot)
-            self._worker, fetcher = build_downloader(name, self._frontier, config, shelf)
-            stack.callback(fetcher.close)
-            self.state = "draining" if self._stop.is_set() else self._worker.run()
-            return self.state
+            self._settings = self._frontier.hello(name, PROTOCOL, about_this_box())
+            warn_of_release(self._settings.pop("release", ""))
+            while True:
+                settings = self._settings
+                self.state = self._work(name, slot, settings)
+                if settings == self._settings or self._stop.is_set():
+                    return self.state
+
+    def _work(self, name: str, slot: int, settings: dict[str, Any]) -> GrantState:
+        """Work by these settings, until the end or until there are others."""
+        own = {"box": to_builtins(self._config.box)}
+        config = CrawlConfig.load(("the master's settings", settings), ("this box", own))
+        shelf = self._take_shelf(config, name, slot)
+        worker, fetcher = build_downloader(name, self._frontier, config, shelf)
+        self._worker = worker
+        try:
+            return "draining" if self._stop.is_set() else worker.run()
+        finally:
+            fetcher.close()
+            self._worker, self._done = None, add_up(self._done, worker.progress)
+
+    def _renew(self, settings: dict[str, Any]) -> None:
+        """The master was started again: where it has other settings, the worker gives way to one that goes by them."""
+        settings.pop("release", "")
+        if settings != self._settings:
+            _log.warning("the master has other settings now; going on with them")
+            self._settings = settings
+            if self._worker is not None:
+                self._worker.stop()
+
+    def _refuse_others(self) -> None:
+        """Refuse the directory of another crawl: its master would not know these pictures."""
+        if (self._output / "frontier.sqlite").exists():
+            theirs = self._output / "join"
+            if not theirs.exists() or read_join(theirs).key != self._join.key:
+                raise ConfigError(f"{self._output} is another crawl's directory; choose another one with -o")
 
     def _take_shelf(self, config: CrawlConfig, name: str, slot: int) -> Shelf:
         """The place for pictures; what an earlier life could not tell any more is told now."""
-        shelf = shelf_for(LocalStore(self._output, durability=config.download.durability), name, slot)
-        if outcomes := shelf.unsettled():
-            shelf.keep(outcomes)
-            shelf.settle(outcomes, self._frontier.complete(name, outcomes, ()))
+        store = LocalStore(self._output, durability=config.download.durability)
+        shelf = shelf_for(store, name, slot, self._join.mark)
+        for note in shelf.notes():
+            shelf.store.flush()
+            worker = note.worker or name
+            shelf.settle(note.outcomes, self._frontier.complete(worker, note.outcomes, ()), worker=worker)
+            note.forget()
         return shelf
 
     def _take_slot(self) -> tuple[int, Callable[[], None]]:
@@ -136,7 +170,8 @@ class Download:
 
     @property
     def progress(self) -> WorkerProgress:
-        return self._worker.progress if self._worker is not None else WorkerProgress()
+        worker = self._worker
+        return add_up(self._done, worker.progress) if worker is not None else self._done
 
 
 def worker_settings(config: CrawlConfig, *, threads: int) -> WorkerSettings:
@@ -195,6 +230,23 @@ def build_downloader(
     handlers: dict[Kind, Handler] = {"image": downloader, "robots": robots}
     settings = worker_settings(config, threads=config.box.threads)
     return Worker(name, frontier, handlers, settings, keeper=shelf, abort=fetcher.abort), fetcher
+
+
+def add_up(one: WorkerProgress, other: WorkerProgress) -> WorkerProgress:
+    """What two workers have done together; the second one is at work."""
+    return WorkerProgress(
+        saved=one.saved + other.saved,
+        duplicates=one.duplicates + other.duplicates,
+        failed=one.failed + other.failed,
+        received=one.received + other.received,
+        leases=other.leases,
+    )
+
+
+def warn_of_release(release: object) -> None:
+    """Say so where the master is of another release than this box."""
+    if isinstance(release, str) and release not in ("", __version__):
+        _log.warning("the master is of release %.64s, this downloader of %s; both understand", release, __version__)
 
 
 def about_this_box() -> About:

@@ -324,15 +324,16 @@ def _order(directory: Path, what: Any, worker: str | None = None) -> int:
     from crawler.crawl import look_at
     from crawler.fleet import matching
     from crawler.lock import is_running
+    from crawler.storage import store_id
 
     if not is_running(directory):
         raise ConfigError(f"no crawl is running in {directory}")
     if worker is None:
         give(directory, Order(what=what))
         return 0
-    names = matching(look_at(directory)[0], worker)
+    names = matching(look_at(directory)[0], worker, store_id(directory) or "")
     if not names:
-        raise ConfigError(f"no downloader is called {worker!r}; see: crawler status {directory}")
+        raise ConfigError(f"no downloader of that name is at work here: {worker!r}; see: crawler status {directory}")
     for name in names:
         give(directory, Order(what=what, worker=name))
     return 0
@@ -367,7 +368,8 @@ def _work(box: Any, line: Any, output: Path, *, is_child: bool) -> int:
         line.close()
     progress = box.progress
     ending = "Interrupted" if stops else _ENDINGS.get(box.state, "Done")
-    line.say(f"{ending}: {progress.saved} images saved in {output}, {progress.failed} failed.")
+    twice = f", {progress.duplicates} duplicate" if progress.duplicates else ""
+    line.say(f"{ending}: {progress.saved} images saved in {output}{twice}, {progress.failed} failed.")
     return 130 if stops else 0
 
 

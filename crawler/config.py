@@ -36,6 +36,9 @@ class CrawlSettings(Struct, frozen=True, kw_only=True):
     order: Literal["fifo", "lifo", "priority"] = "fifo"
     max_images: int | None = None
     max_pages: int | None = None
+    #: The same for each host by itself; for images, failed ones count too.
+    max_host_pages: int | None = None
+    max_host_images: int | None = None
     #: Seconds that the end waits for hosts that asked us to stay away.
     patience: float = 60.0
 
@@ -174,6 +177,8 @@ class CrawlConfig(Struct, frozen=True, kw_only=True):
             "total_timeout": self.fetch.total_timeout,
             "max_images": self.crawl.max_images,
             "max_pages": self.crawl.max_pages,
+            "max_host_pages": self.crawl.max_host_pages,
+            "max_host_images": self.crawl.max_host_images,
             "per_host": self.politeness.per_host,
         }
         for name, value in positive.items():

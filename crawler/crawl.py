@@ -156,6 +156,8 @@ class Crawl:
         known = path.exists()
         if not known and not requests:
             raise ConfigError(f"nothing to do: {self.output} is no crawl yet; name a URL, -i FILE or --images FILE")
+        if not known and (self.output / "store.json").exists():
+            raise ConfigError(f"{self.output} holds the pictures of a downloader, and no crawl; choose another -o")
         with disk_faults(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
         stack.callback(own(self.output))
@@ -232,7 +234,8 @@ class Crawl:
             self._view.say(f"    crawler download {shlex.quote(str(self.join))} -o pictures")
             if not is_loopback(server.listener.address[0]):
                 self._view.say("On another box, with a copy of that file, which is the one credential:")
-                self._view.say(f"    scp {platform.node()}:{shlex.quote(str(self.join.resolve()))} join")
+                host = self.config.queue.advertise or platform.node()
+                self._view.say(f"    scp {host}:{shlex.quote(str(self.join.resolve()))} join")
                 self._view.say("    crawler download join -o pictures")
             self._view.say("Waiting for the first downloader.")
 
@@ -283,9 +286,9 @@ class Crawl:
         stats = frontier.stats()
         for worker in stats.workers:
             if worker.name not in self._known:
-                self._known.add(worker.name)
                 _log.info("action=join worker=%s", introduce(worker))
                 self._on_join(worker)
+        self._known = {_HARVESTER, _THREADS, *(worker.name for worker in stats.workers)}
         self._view.update(stats)
 
 

@@ -8,6 +8,8 @@ from crawler.model import FrontierStats, StoreStats, WorkerStats
 
 #: Seconds by which two clocks may differ before it is worth a word.
 _CLOCKS = 60.0
+#: A worker that holds nothing asks every second; after so many of silence it has left.
+_GONE = 10.0
 _HEADS = ("worker", "system", "release", "settled", "rate", "leases", "last seen")
 
 
@@ -61,9 +63,19 @@ def describe_silence(stats: FrontierStats) -> str:
     )
 
 
-def matching(stats: FrontierStats, name: str) -> list[str]:
-    """The workers with that name, or on the box with that name."""
-    return [worker.name for worker in stats.workers if name in (worker.name, worker.name.partition("/")[0])]
+def matching(stats: FrontierStats, name: str, own: str = "") -> list[str]:
+    """The downloaders at work with that name, or on the box with that name.
+
+    Those that belong to the crawl's own process are not among them: those of its store, whose id is ``own``.
+    """
+    return [
+        worker.name
+        for worker in stats.workers
+        if name in (worker.name, worker.name.partition("/")[0])
+        and "/" in worker.name
+        and not (own and worker.name.partition("/")[2].startswith(f"{own[:8]}-"))
+        and (worker.leases or not (worker.is_told or worker.silent > _GONE))
+    ]
 
 
 def _row(worker: WorkerStats) -> tuple[str, ...]:

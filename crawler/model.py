@@ -39,7 +39,10 @@ REASONS = frozenset(
 
 #: What a worker elsewhere may send as a URL and as a reason; both end up in record lines, which nobody may forge.
 _Url = Annotated[str, Meta(pattern=r"\A[!-;=?-~]*\Z")]
-_Reason = Annotated[str, Meta(pattern=r"\A[a-z0-9-]*\Z")]
+_Reason = Annotated[str, Meta(pattern=r"\A[a-z0-9-]{0,64}\Z")]
+#: What a master elsewhere may say of a store: an id, and a path that nobody can be led astray by.
+_StoreId = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{16})?\Z")]
+_StorePath = Annotated[str, Meta(pattern=r"\A(?:images/[0-9a-f]{2}/[0-9a-f]{64}\.[a-z0-9]{1,8})?\Z")]
 
 
 class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -137,6 +140,8 @@ class Grant(Struct, frozen=True, kw_only=True):
     state: GrantState = "wait"
     #: Seconds after which asking again may bring work.
     retry_in: float = 0.0
+    #: Whether this life of the frontier has not had the worker's ``hello``.
+    is_stranger: bool = False
 
 
 class RobotsRules(Struct, frozen=True, kw_only=True):
@@ -237,11 +242,13 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: VerdictState = "accepted"
     #: None: no row of this worker's was written.
     status: RecordStatus | None = None
-    reason: str = ""
+    reason: _Reason = ""
     #: Where the first copy of the bytes is, for a duplicate.
-    store: str = ""
-    path: str = ""
-    attempts: int = 0
+    store: _StoreId = ""
+    path: _StorePath = ""
+    attempts: Annotated[int, Meta(ge=0, le=2**31)] = 0
+    #: Whether the worker's copy is one too many: the store that has the first one is at work, too.
+    is_spare: bool = False
 
 
 class About(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -254,6 +261,8 @@ class About(Struct, frozen=True, kw_only=True, omit_defaults=True):
     python: str = ""
     #: Its wall clock, seconds since the epoch.
     wall: float = 0.0
+    #: Whether it says so again in the same life, to a master that has forgotten it: what it holds stays its own.
+    stays: bool = False
 
 
 class WorkerStats(Struct, frozen=True, kw_only=True):

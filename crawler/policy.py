@@ -15,4 +15,6 @@ def policy(config: CrawlConfig) -> Policy:
         patience=config.crawl.patience,
         max_images=config.crawl.max_images,
         max_pages=config.crawl.max_pages,
+        max_host_pages=config.crawl.max_host_pages,
+        max_host_images=config.crawl.max_host_images,
     )

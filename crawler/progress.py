@@ -185,10 +185,11 @@ class DownloadLine:
 
     def update(self, progress: WorkerProgress) -> None:
         """What this downloader has done so far, or how long it still waits for its master."""
-        rate = self._images.update(progress.saved + progress.failed)
+        rate = self._images.update(progress.saved + progress.duplicates + progress.failed)
         speed = self._bytes.update(progress.received)
         now = self._clock()
-        text = f"ok {progress.saved}  fail {progress.failed}  {_rates(rate, speed)}  leases {progress.leases}"
+        counts = f"ok {progress.saved}  dup {progress.duplicates}  fail {progress.failed}"
+        text = f"{counts}  {_rates(rate, speed)}  leases {progress.leases}"
         if self._missing and now < self._missing[0] + _MISSING_FOR:
             text = f"no master ({self._missing[2]}); giving up in {max(0.0, self._missing[1] - now):.0f} s"
         if self._bar is not None:
@@ -299,7 +300,7 @@ def describe_audit(found: Audit) -> str:
     elsewhere = sum(store.pictures for store in found.elsewhere)
     lines = [
         f"{found.whole} whole, {found.missing} missing, {found.damaged} damaged, {found.foreign} foreign,"
-        f" {elsewhere} elsewhere"
+        f" {elsewhere} elsewhere{f', {found.spare} spare' if found.spare else ''}"
     ]
     lines += [f"  {store.pictures} in {name_store(store)}" for store in found.elsewhere]
     return "\n".join([*lines, *(f"  {example}" for example in found.examples)])

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
@@ -112,9 +112,16 @@ class LocalStore:
         path = self.root / "store.json"
         with disk_faults(path):
             if not path.exists():
-                content = json.dumps({"v": 1, "id": secrets.token_hex(8)}) + "\n"
-                write_file(path, [content.encode()], sync=True, place=_claim)
+                write_file(path, [_store_json(secrets.token_hex(8))], sync=True, place=_claim)
             return _store_id(path)
+
+    def restore(self) -> None:
+        """Write ``store.json`` again where somebody has removed it; nobody would know whose pictures these are."""
+        path = self.root / "store.json"
+        if not path.exists():
+            _log.warning("%s was gone; written again", path)
+            with disk_faults(path):
+                write_file(path, [_store_json(self.id)], sync=True, place=_claim)
 
     def put(self, key: str, data: bytes) -> bool:
         """Keep ``data`` under ``key``; a file of other content is replaced, so a damaged one heals."""
@@ -148,7 +155,7 @@ class LocalStore:
         with self._flushing, disk_faults(path):  # a flush under way must still find it
             with self._lock:
                 self._pending.pop(path, None)
-            path.unlink(missing_ok=True)
+            _patiently(partial(path.unlink, missing_ok=True))
 
     def flush(self) -> None:
         """Sync what was put since the last flush.
@@ -243,9 +250,14 @@ def disk_faults(path: Path, *passing: type[OSError]) -> Iterator[None]:
 
 
 def _replace(part: Path, path: Path) -> None:
+    _patiently(partial(part.replace, path))
+
+
+def _patiently(act: Callable[[], object]) -> None:
+    """Do what another program may prevent for a moment."""
     for attempt in range(1, _REPLACE_ATTEMPTS + 1):
         try:
-            part.replace(path)
+            act()
             return
         except PermissionError:
             if attempt == _REPLACE_ATTEMPTS:
@@ -273,6 +285,10 @@ def store_id(directory: Path) -> str | None:
     """
     path = directory / "store.json"
     return _store_id(path) if path.exists() else None
+
+
+def _store_json(name: str) -> bytes:
+    return (json.dumps({"v": 1, "id": name}) + "\n").encode()
 
 
 def _store_id(path: Path) -> str:
@@ -324,8 +340,9 @@ def _sync(paths: Iterable[Path], root: Path) -> None:
     if syncfs is None:
         directories = set()
         for path in paths:
-            _fsync(path, os.O_RDWR)  # Windows syncs only what is open for writing
-            directories.add(path.parent)
+            with suppress(FileNotFoundError):  # another worker of this directory has found it to be a copy too many
+                _fsync(path, os.O_RDWR)  # Windows syncs only what is open for writing
+                directories.add(path.parent)
         for directory in directories:
             _sync_directories(directory, root)
         return

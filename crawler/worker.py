@@ -10,6 +10,7 @@ import math
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -78,9 +79,11 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
 class WorkerProgress(Struct, frozen=True, kw_only=True):
     """What a worker has done since it started."""
 
+    #: Image URLs by what became of them, as the frontier has decided.
     saved: int = 0
+    duplicates: int = 0
     failed: int = 0
-    pages: int = 0
+    #: Bytes received, requests held.
     received: int = 0
     leases: int = 0
 
@@ -275,19 +278,23 @@ class Worker:
     # committing ---------------------------------------------------------------------------------------------------
 
     def _finish(self, held: _Held, outcome: Outcome) -> None:
+        if outcome.record is not None and not outcome.record.fetched_at:
+            outcome = structs.replace(outcome, record=structs.replace(outcome.record, fetched_at=time.time()))
         self._finished.put(outcome)
-        self._count(outcome)
-
-    def _count(self, outcome: Outcome) -> None:
         with self._changed:
-            now, settled = self._progress, outcome.status == "done"
-            is_image = outcome.record is not None
+            received = self._progress.received + outcome.received
+            self._progress = structs.replace(self._progress, received=received)
+
+    def _credit(self, verdicts: Sequence[Verdict]) -> None:
+        """Count what the frontier has decided."""
+        of = Counter(verdict.status for verdict in verdicts if verdict.state == "accepted")
+        with self._changed:
+            now = self._progress
             self._progress = structs.replace(
                 now,
-                saved=now.saved + (settled and is_image and not outcome.reason),
-                failed=now.failed + (settled and bool(outcome.reason)),
-                pages=now.pages + (settled and not is_image),
-                received=now.received + outcome.received,
+                saved=now.saved + of["success"],
+                duplicates=now.duplicates + of["duplicate"],
+                failed=now.failed + of["failed"],
             )
 
     def _commit_all(self) -> None:
@@ -344,6 +351,7 @@ class Worker:
             for held in self._held.values():
                 held.open -= told
         verdicts = self._frontier.complete(self.name, outcomes, ended)
+        self._credit(verdicts)
         if self._keeper is not None:
             self._keeper.settle(outcomes, verdicts)
         with self._changed:

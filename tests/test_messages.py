@@ -228,7 +228,7 @@ def test_one_downloader_is_sent_home(start: Start, masters: dict[str, Path], tmp
     assert boxes[0].ends() == 0 and "Sent home by the master: 0 images saved" in boxes[0].said
     assert boxes[1].process.poll() is None
     typo = start("typo", "stop", job, "--worker", "nobody")
-    assert typo.ends() == 2 and "no downloader is called 'nobody'" in typo.said
+    assert typo.ends() == 2 and "no downloader of that name is at work here: 'nobody'" in typo.said
 
 
 def test_the_join_file_may_be_named_by_the_environment(start: Start, masters: dict[str, Path], tmp_path: Path) -> None:

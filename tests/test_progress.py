@@ -268,8 +268,8 @@ def test_a_downloader_tells_its_numbers(clock: Clock) -> None:
     for line in lines:
         line.update(WorkerProgress(saved=62, failed=2, received=62_000_000, leases=7))
         line.close()
-    assert "ok 62  fail 2  " in on.getvalue() and "leases 7" in on.getvalue()
-    assert off.getvalue().count("ok 62  fail 2  ") == 2 == off.getvalue().count("\n")
+    assert "ok 62  dup 0  fail 2  " in on.getvalue() and "leases 7" in on.getvalue()
+    assert off.getvalue().count("ok 62  dup 0  fail 2  ") == 2 == off.getvalue().count("\n")
 
 
 def test_a_downloader_counts_down_while_its_master_is_missing(clock: Clock) -> None:

@@ -4,6 +4,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from crawler.errors import DiskError, RequestFailed
 from crawler.lock import try_to_own
@@ -26,8 +27,13 @@ def saved(store: LocalStore, number: int) -> Outcome:
     return Outcome(status="done", token=f"t{number}", record=record, stored=is_new)
 
 
-def shelf_in(folder: Path, slot: int = 0) -> OwnShelf:
-    return OwnShelf(LocalStore(folder), "box/1", slot)
+def shelf_in(folder: Path, slot: int = 0, worker: str = "box/1", crawl: str = "x") -> OwnShelf:
+    return OwnShelf(LocalStore(folder), worker, slot, crawl)
+
+
+def unsettled(folder: Path, slot: int = 0) -> list[Outcome]:
+    """What the next life in that slot finds noted."""
+    return [outcome for note in shelf_in(folder, slot).notes() for outcome in note.outcomes]
 
 
 def rows(folder: Path) -> list[ImageRecord]:
@@ -35,7 +41,8 @@ def rows(folder: Path) -> list[ImageRecord]:
 
 
 SUCCESS = Verdict(status="success", attempts=1)
-ELSEWHERE = Verdict(status="duplicate", store=OTHER, path="images/aa/other.jpg", attempts=1)
+ELSEWHERE = Verdict(status="duplicate", store=OTHER, path="images/aa/other.jpg", attempts=1, is_spare=True)
+LOST = Verdict(status="duplicate", store=OTHER, path="images/aa/other.jpg", attempts=1)
 
 
 def test_rows_say_what_the_frontier_decided(tmp_path: Path) -> None:
@@ -78,11 +85,58 @@ def test_what_had_no_answer_is_told_again_in_the_next_life(tmp_path: Path) -> No
     shelf = shelf_in(tmp_path)
     outcomes = [saved(shelf.store, 1), saved(shelf.store, 2)]
     shelf.keep(outcomes)  # and now it is killed
-    again = shelf_in(tmp_path)
-    assert again.unsettled() == outcomes
-    again.settle(outcomes, [SUCCESS, Verdict(state="stale")])
-    assert [row.url for row in rows(tmp_path)] == ["http://a.test/1.jpg"]
-    assert shelf_in(tmp_path).unsettled() == []
+    again = shelf_in(tmp_path, worker="renamed/1")
+    (note,) = again.notes()
+    assert (note.worker, note.outcomes) == ("box/1", outcomes)
+    again.settle(outcomes, [SUCCESS, Verdict(state="stale")], worker=note.worker)
+    note.forget()
+    assert [(row.url, row.worker) for row in rows(tmp_path)] == [("http://a.test/1.jpg", "box/1")]
+    assert unsettled(tmp_path) == []
+
+
+def test_the_note_of_a_dead_neighbour_is_told_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
+    outcome = saved(LocalStore(tmp_path), 1)
+    shelf_in(tmp_path, slot=1).keep([outcome])
+    release = try_to_own(tmp_path, name=".lock-1")
+    assert release is not None and unsettled(tmp_path, slot=0) == []
+    release()
+    assert unsettled(tmp_path, slot=0) == [outcome]
+
+
+def test_what_a_row_stands_for_is_no_copy_too_many(tmp_path: Path) -> None:
+    shelf = shelf_in(tmp_path)
+    first = saved(shelf.store, 1)
+    assert first.record
+    again = structs.replace(first, record=structs.replace(first.record, url="http://b.test/1.jpg"))
+    shelf.settle([first], [SUCCESS])  # of one crawl
+    shelf.keep([again])  # of another one, killed
+    (outcome,) = unsettled(tmp_path)
+    assert not outcome.stored
+
+
+def test_two_crawls_do_not_use_a_store_at_a_time(tmp_path: Path) -> None:
+    shelf_in(tmp_path, slot=0, crawl="x")
+    release = try_to_own(tmp_path, name=".lock-0")
+    assert release is not None
+    with pytest.raises(DiskError, match="another crawl is at work"):
+        shelf_in(tmp_path, slot=1, crawl="y")
+    release()
+    shelf_in(tmp_path, slot=1, crawl="y")
+
+
+def test_a_copy_stays_where_the_first_one_may_be_gone(tmp_path: Path) -> None:
+    shelf = shelf_in(tmp_path)
+    outcome = saved(shelf.store, 1)
+    shelf.settle([outcome], [LOST])
+    assert outcome.record and shelf.store.exists(outcome.record.path)
+
+
+def test_a_store_that_lost_its_name_gets_it_back(tmp_path: Path) -> None:
+    shelf = shelf_in(tmp_path)
+    name, outcome = shelf.store.id, saved(shelf.store, 1)
+    (tmp_path / "store.json").unlink()
+    shelf.keep([outcome])
+    assert LocalStore(tmp_path).id == name
 
 
 def test_what_has_its_row_is_not_told_again(tmp_path: Path) -> None:
@@ -92,7 +146,7 @@ def test_what_has_its_row_is_not_told_again(tmp_path: Path) -> None:
     noted = (tmp_path / ".told-0.jsonl").read_bytes()
     shelf.settle(outcomes, [SUCCESS])
     (tmp_path / ".told-0.jsonl").write_bytes(noted)  # killed between the row and the end of the note
-    assert shelf_in(tmp_path).unsettled() == []
+    assert unsettled(tmp_path) == []
 
 
 @pytest.mark.parametrize("harm", ["missing", "torn", "note"])
@@ -108,7 +162,7 @@ def test_what_did_not_survive_is_not_told(tmp_path: Path, harm: str) -> None:
         place.write_bytes(b"pic")
     else:
         note.write_bytes(note.read_bytes()[:-9])
-    assert shelf_in(tmp_path).unsettled() == []
+    assert unsettled(tmp_path) == []
 
 
 def test_a_torn_end_is_cut_also_while_others_add(tmp_path: Path) -> None:
@@ -132,7 +186,7 @@ def test_a_line_without_its_row_is_mended_on_start(tmp_path: Path) -> None:
 
 def test_the_crawls_own_directory_has_its_masters_records(tmp_path: Path) -> None:
     (tmp_path / "frontier.sqlite").touch()
-    shelf = shelf_for(LocalStore(tmp_path), "box/1", 0)
+    shelf = shelf_for(LocalStore(tmp_path), "box/1", 0, "x")
     shelf.settle([saved(shelf.store, 1)], [SUCCESS])
     assert type(shelf) is Shelf and not (tmp_path / "manifest.jsonl").exists()
 

@@ -150,3 +150,61 @@ def test_nothing_ever_shows_the_key(start: Start, tmp_path: Path) -> None:
     assert any(path.name == "frontier.sqlite" for path in files) and any(path.name == "crawl.log" for path in files)
     for text in [*shown, *(path.read_bytes() for path in files)]:
         assert not any(secret in text for secret in secrets)
+
+
+def test_a_store_that_was_copied_is_looked_at_in_both_places(start: Start, tmp_path: Path) -> None:
+    job, stores = tmp_path / "job", [tmp_path / "A", tmp_path / "B"]
+    stores[0].mkdir()
+    (stores[0] / "store.json").write_text('{"v": 1, "id": "aaaaaaaaaaaaaaaa"}')
+    shutil.copytree(stores[0], stores[1])
+    with DemoServer(copies(tmp_path, 40, 40), {f"/{n:05}.png": {"delay": 0.1} for n in range(40)}) as server:
+        master = start("master", "harvest", server.url, "-o", job)
+        wait_until(lambda: (job / "join").exists(), "a join file")
+        boxes = [start(store.name, "download", job / "join", "-o", store, "-t", 2) for store in stores]
+        assert [command.ends() for command in (master, *boxes)] == [0, 0, 0], master.said
+    verify = start("verify", "verify", job, "--store", stores[0], "--store", stores[1])
+    assert verify.ends() == 0 and "40 whole, 0 missing" in verify.said, verify.said
+    gather = start("gather", "gather", job, *stores)
+    assert gather.ends() == 0 and "40 pictures brought here" in gather.said
+
+
+def test_what_is_no_place_for_a_crawl_or_a_store(start: Start, tmp_path: Path) -> None:
+    job, store = tmp_path / "job", tmp_path / "A"
+    with DemoServer(copies(tmp_path, 2, 2)) as server:
+        crawl_with(start, server, job, [store])
+        other = start("other", "harvest", server.url, "-o", tmp_path / "other")
+        wait_until(lambda: (tmp_path / "other" / "join").exists(), "a join file")
+        crawl = start("crawl", "run", server.url, "-o", store)
+        box = start("box", "download", tmp_path / "other" / "join", "-o", job)
+        assert (crawl.ends(), box.ends()) == (2, 2)
+        assert "holds the pictures of a downloader" in crawl.said and "is another crawl's directory" in box.said
+        typo = start("verify", "verify", job, "--store", tmp_path)
+        assert typo.ends() == 2 and "is no store" in typo.said
+        other.kill()
+
+
+def test_a_crawl_s_own_downloaders_are_not_sent_home(start: Start, tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    with DemoServer(copies(tmp_path, 2, 2)) as server:
+        server.hold("/robots.txt")
+        crawl = start("crawl", "run", server.url, "-o", job, "-w", 1)
+        wait_until(lambda: len(downloaders(job)) == 1, "its downloader")
+        for name in ("harvester", *downloaders(job)):
+            stop = start("stop", "stop", job, "--worker", name)
+            assert stop.ends() == 2 and "no downloader of that name" in stop.said
+        server.release("/robots.txt")
+        assert crawl.ends() == 0
+
+
+def test_settings_of_a_master_that_was_started_again_reach_its_downloaders(start: Start, tmp_path: Path) -> None:
+    job, store = tmp_path / "job", tmp_path / "A"
+    with DemoServer(copies(tmp_path, 60, 60), {f"/{n:05}.png": {"delay": 0.3} for n in range(60)}) as server:
+        master = start("master", "harvest", server.url, "-o", job)
+        wait_until(lambda: (job / "join").exists(), "a join file")
+        box = start("A", "download", job / "join", "-o", store, "-t", 2)
+        wait_until(lambda: stats_of(job).success > 0, "some pictures")
+        master.kill()
+        again = start("again", "harvest", "-o", job, "--min-size", 100)
+        assert (again.ends(), box.ends()) == (0, 0), again.said + box.said
+    assert "the master has other settings now" in box.said
+    assert {row.reason for row in manifest_of(job)} == {"", "too-small"}

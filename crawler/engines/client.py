@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, cast
 
+from msgspec import structs
+
 from crawler.engines import calls, wire
 from crawler.engines.calls import RESULTS, TASKS
 from crawler.engines.join import JoinFile
@@ -254,12 +256,18 @@ class ResultQueueProxy:
         """Settle outcomes durably; one verdict each. What is too long for one message travels in several."""
         try:
             verdicts = self._link.call(RESULTS, "put", worker, tuple(outcomes), tuple(ended_turns))
-            return cast(tuple[Verdict, ...], verdicts)
+            return self._checked(cast(tuple[Verdict, ...], verdicts), len(outcomes))
         except wire.FrameTooLarge:
             if len(outcomes) < 2:
                 raise
         half = len(outcomes) // 2
         return self.put(worker, outcomes[:half]) + self.put(worker, outcomes[half:], ended_turns)
+
+    @staticmethod
+    def _checked(verdicts: tuple[Verdict, ...], number: int) -> tuple[Verdict, ...]:
+        if len(verdicts) != number:
+            raise MessageError("the master did not answer each outcome")
+        return verdicts
 
     def records(self, after: int, limit: int) -> tuple[tuple[int, ImageRecord], ...]:
         """Up to ``limit`` records with numbers above ``after``, fetched in portions."""
@@ -281,6 +289,7 @@ class RemoteFrontier:
         wait: seconds to wait for it at first.
         wait_after_loss: seconds to wait after it was lost.
         on_wait: told, while waiting, the seconds left and the reason.
+        on_settings: told the settings of a master that was started again.
         stop: when set, no more waiting for a master that does not answer.
 
     Raises:
@@ -294,8 +303,11 @@ class RemoteFrontier:
         wait: float = FIRST_WAIT,
         wait_after_loss: float = WAIT_AFTER_LOSS,
         on_wait: OnWait | None = None,
+        on_settings: Callable[[dict[str, Any]], None] | None = None,
         stop: threading.Event | None = None,
     ) -> None:
+        self._announced: tuple[str, About] | None = None
+        self._on_settings = on_settings
         addresses = [wire.parse_address(address) for address in join.addresses]
         self._link = Link(
             addresses,
@@ -310,10 +322,17 @@ class RemoteFrontier:
         self._results = ResultQueueProxy(self._link)
 
     def hello(self, worker: str, protocol: int, about: About = _SAYS_NOTHING) -> dict[str, Any]:
-        return self._tasks.hello(worker, protocol, about)
+        settings = self._tasks.hello(worker, protocol, about)
+        self._announced = worker, structs.replace(about, stays=True)
+        return settings
 
     def lease(self, worker: str, kinds: Sequence[Kind], limit: int, seconds: float, wait: float) -> Grant:
-        return self._tasks.lease(worker, kinds, limit, seconds, wait)
+        grant = self._tasks.lease(worker, kinds, limit, seconds, wait)
+        if grant.is_stranger and self._announced is not None:  # the master was started again
+            settings = self._tasks.hello(self._announced[0], PROTOCOL, self._announced[1])
+            if self._on_settings is not None:
+                self._on_settings(settings)
+        return grant
 
     def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> tuple[str, ...]:
         return self._tasks.extend(worker, tokens, seconds)

@@ -1,6 +1,7 @@
 """The join file: the one credential of a crawl, and all that a downloader box needs to know."""
 
 import base64
+import hashlib
 import ipaddress
 import os
 import re
@@ -46,6 +47,11 @@ class JoinFile(Struct, frozen=True, kw_only=True):
     def authkey(self) -> bytes:
         """The key's bytes."""
         return base64.b64decode(self.key)
+
+    @property
+    def mark(self) -> str:
+        """What tells this crawl from others; nobody gets from it to the key."""
+        return hashlib.blake2b(self.authkey, digest_size=8, person=b"crawl").hexdigest()
 
     def at(self, address: str) -> Self:
         """The same crawl, reached at ``host:port`` (``--connect``).

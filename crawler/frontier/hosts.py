@@ -1,7 +1,7 @@
 """Hosts, their origins, and what waits for each: row numbers only, some forty bytes for each waiting request."""
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -82,6 +82,8 @@ class Host:
     next_at: float = -inf
     blocked_until: float = -inf
     open_turns: int = 0
+    #: Rows that were taken out of the queues and are not on loan yet.
+    taken: Counter[Kind] = field(default_factory=Counter)
     #: Kind of the last turn, after which the other kinds go first.
     last_kind: Kind | None = None
     #: Smoothed seconds per answer, and complaints of overload in a row.

@@ -9,6 +9,7 @@ from functools import partial
 import msgspec
 
 from crawler.frontier import politeness
+from crawler.frontier.budget import Budget
 from crawler.frontier.hosts import Origin
 from crawler.frontier.ledger import WAITING, Entry, Ledger, is_sound, place_of
 from crawler.frontier.politeness import Policy
@@ -40,6 +41,8 @@ class Ruling:
     effects: list[Effect] = field(default_factory=list)
     #: The manifest row that was written.
     record: ImageRecord | None = None
+    #: Whether the request has its final state.
+    is_final: bool = False
 
 
 def verdict_on(entry: Entry | None, outcome: Outcome, *, is_held: bool, is_judged: bool) -> VerdictState:
@@ -51,13 +54,17 @@ def verdict_on(entry: Entry | None, outcome: Outcome, *, is_held: bool, is_judge
     return "accepted" if is_held or outcome.status == "done" else "stale"
 
 
-def told(state: VerdictState, record: ImageRecord | None) -> Verdict:
-    """The answer to a worker whose outcome led to ``record``."""
-    if record is None:
-        return Verdict(state=state)
+def told(state: VerdictState, record: ImageRecord, *, is_spare: bool) -> Verdict:
+    """The answer to the worker whose outcome led to ``record``."""
     store, path = (record.store, record.path) if record.status == "duplicate" else ("", "")
     return Verdict(
-        state=state, status=record.status, reason=record.reason, store=store, path=path, attempts=record.attempts
+        state=state,
+        status=record.status,
+        reason=record.reason,
+        store=store,
+        path=path,
+        attempts=record.attempts,
+        is_spare=is_spare,
     )
 
 
@@ -80,6 +87,7 @@ class Judge:
         ledger: Ledger,
         schedule: Schedule,
         tally: Tally,
+        budget: Budget,
         *,
         wall: Callable[[], float],
         dice: Callable[[], float],
@@ -88,6 +96,7 @@ class Judge:
         self._ledger = ledger
         self._schedule = schedule
         self._tally = tally
+        self._budget = budget
         self._wall, self._dice = wall, dice
 
     def queue(self, entry: Entry, *, returned: bool = False) -> None:
@@ -106,7 +115,7 @@ class Judge:
             ruling = self._move(entry, outcome, worker, now)
         else:
             ruling = self._retry(entry, outcome, worker, now)
-        return Ruling(lessons + ruling.effects, ruling.record)
+        return Ruling(lessons + ruling.effects, ruling.record, ruling.is_final)
 
     def sitemaps(self, entry: Entry, outcome: Outcome) -> list[Request]:
         """The sitemaps that the robots.txt of a walked site names (sitemaps.org), if this outcome brings it."""
@@ -170,7 +179,8 @@ class Judge:
 
         With no worker's name it is the frontier's own decision, and no attempt.
         """
-        record, effects = None, []
+        record: ImageRecord | None = None
+        effects: list[Effect] = []
         if reason and reason not in REASONS and not _HTTP_REASON.fullmatch(reason):
             reason = "internal"
         if entry.request.kind == "image":
@@ -185,7 +195,9 @@ class Judge:
         self._ledger.settle(entry.row, reason)
         if reason:
             _log.info("action=fail kind=%s url=%s reason=%s", entry.request.kind, entry.request.url, reason)
-        return Ruling([*effects, partial(self._tally.settle, entry.request, reason, record)], record)
+        effects.append(partial(self._tally.settle, entry.request, reason, record))
+        effects.append(partial(self._budget.settle, self._place(entry.request).host, entry.request.kind))
+        return Ruling(effects, record, is_final=True)
 
     def _record(self, entry: Entry, reason: str, record: ImageRecord | None, worker: str) -> ImageRecord:
         """The manifest row: what the worker measured, under what the frontier itself knows of the request."""

@@ -53,6 +53,7 @@ class Leases:
         #: Row → deliveries that ended without a verdict, for rows that wait or are on loan again.
         self.losses: dict[int, int] = {}
         self._kinds: Counter[Kind] = Counter()
+        self._at: Counter[tuple[str, Kind]] = Counter()
 
     def open(self, worker: str, host: Host, entries: dict[int, Entry], *, seconds: float, now: float) -> OpenTurn:
         """Lend entries to a worker until ``seconds`` from now."""
@@ -76,11 +77,16 @@ class Leases:
         for row, entry in turn.entries.items():
             self.holder[row] = turn
             self._kinds[entry.request.kind] += 1
+            self._at[turn.host.key, entry.request.kind] += 1
         return turn
 
     def leased(self, kind: Kind) -> int:
         """Requests of a kind on loan."""
         return self._kinds[kind]
+
+    def leased_at(self, host: Host, kind: Kind) -> int:
+        """Requests of a kind on loan that are for one host."""
+        return self._at[host.key, kind]
 
     def of(self, worker: str) -> list[OpenTurn]:
         """The turns of a worker."""
@@ -160,7 +166,9 @@ class Leases:
     def _drop(self, row: int) -> None:
         turn = self.holder.pop(row, None)
         if turn is not None:
-            self._kinds[turn.entries.pop(row).request.kind] -= 1
+            kind = turn.entries.pop(row).request.kind
+            self._kinds[kind] -= 1
+            self._at[turn.host.key, kind] -= 1
 
     def _seal(self, row: int, turn: str, worker: str) -> str:
         text = f"{row}.{turn}.{worker}".encode(errors="surrogatepass")

@@ -210,6 +210,11 @@ class Ledger:
         [(first_store, first_path)] = self._rows("SELECT store, path FROM copy WHERE sha256 = ?", sha256)
         return first_store, first_path
 
+    def store_of(self, sha256: str) -> str:
+        """The store that has the first copy of these bytes; empty where there is none."""
+        found = self._rows("SELECT store FROM copy WHERE sha256 = ?", sha256)
+        return str(found[0][0]) if found else ""
+
     def record(self, row: int, record: ImageRecord) -> None:
         """Write the manifest row of a request, under a new number, in place of any that it had."""
         self._db.execute(
@@ -284,6 +289,15 @@ class Ledger:
         query = "SELECT kind, seed, state, reason, COUNT(*) FROM request GROUP BY kind, seed, state, reason"
         for kind, seed, state, reason, number in self._rows(query):
             yield _KINDS[kind], bool(seed), state, reason, number
+
+    def settled_by_origin(self) -> Iterator[tuple[str, Kind, int]]:
+        """Origin, kind and the number of its settled requests; those of lists, which have no host, left out."""
+        query = (
+            "SELECT origin.name, kind, COUNT(*) FROM request JOIN origin ON origin.id = request.origin"
+            " WHERE state != ? AND origin.name != '' GROUP BY origin.name, kind"
+        )
+        for name, kind, number in self._rows(query, WAITING):
+            yield name, _KINDS[kind], number
 
     def duplicates(self) -> int:
         """Number of records of the status ``duplicate``."""

@@ -49,6 +49,9 @@ class Policy(Struct, frozen=True, kw_only=True):
     #: Saved images and visited pages after which no more are handed out; None: no bound.
     max_images: int | None = None
     max_pages: int | None = None
+    #: Settled requests of one host after which no more of it are handed out; None: no bound.
+    max_host_pages: int | None = None
+    max_host_images: int | None = None
     #: Network attempts for one request, and deliveries that may end without a verdict.
     max_attempts: int = 5
     max_losses: int = 3

@@ -8,6 +8,10 @@ from crawler.model import About, GrantState, WorkerStats
 
 #: Seconds that a rate looks back, and those between two of the marks it is measured by.
 _WINDOW, _STEP = 10.0, 1.0
+#: Seconds of silence after which a worker is far, and after which it may be forgotten.
+_NEAR, _LONG = 60.0, 3_600.0
+#: Workers that are remembered.
+MAX_MEMBERS = 2_000
 #: A worker renews its leases after a quarter of their time. Who has less than this part of it left is late.
 _LATE = 0.6
 
@@ -24,6 +28,8 @@ class _Member:
     is_told: bool = False
     #: Whether it gets no more work until it joins again.
     is_leaving: bool = False
+    #: Whether it said hello to this life of the frontier.
+    is_announced: bool = False
     about: About = field(default_factory=About)
     clock_ahead: float = 0.0
 
@@ -42,11 +48,28 @@ class Roll:
     def heard(self, worker: str, now: float) -> None:
         """It called."""
         self._members.setdefault(worker, _Member(now)).seen = now
+        if len(self._members) > MAX_MEMBERS:
+            self._forget(now)
 
     def join(self, worker: str, about: About, *, clock_ahead: float) -> None:
         """It begins a life; it was heard of before."""
         member = self._members[worker]
-        member.about, member.clock_ahead, member.is_leaving = about, clock_ahead, False
+        member.about, member.clock_ahead = about, clock_ahead
+        member.is_announced, member.is_leaving = True, False
+
+    def is_announced(self, worker: str) -> bool:
+        """Whether it said hello; it was heard of before."""
+        return self._members[worker].is_announced
+
+    def silence(self, worker: str, now: float) -> float | None:
+        """Seconds since it was heard of; None where it never was."""
+        member = self._members.get(worker)
+        return now - member.seen if member is not None else None
+
+    def is_near(self, worker: str, now: float) -> bool:
+        """Whether it was heard of lately, so that its store is within reach."""
+        silence = self.silence(worker, now)
+        return silence is not None and silence < _NEAR
 
     def credit(self, worker: str, settled: int, now: float) -> None:
         """It settled so many requests; it was heard of before."""
@@ -69,6 +92,13 @@ class Roll:
     def is_leaving(self, worker: str) -> bool:
         """Whether it gets no more work; it was heard of before."""
         return self._members[worker].is_leaving
+
+    def _forget(self, now: float) -> None:
+        """Who has been silent for long makes room for others."""
+        for name in [name for name, member in self._members.items() if member.seen < now - _LONG]:
+            del self._members[name]
+        while len(self._members) > MAX_MEMBERS:
+            del self._members[min(self._members, key=lambda name: self._members[name].seen)]
 
     def stats(self, leases: Leases, now: float) -> tuple[WorkerStats, ...]:
         """Each of them, in the order of their first calls."""

@@ -5,7 +5,7 @@ owns it holds the lock.
 """
 
 import heapq
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from math import inf
 from typing import get_args
@@ -37,6 +37,8 @@ class Schedule:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
+        #: How many more requests of a kind a host may have.
+        self.room: Callable[[Host, Kind], int] = _boundless
         self.hosts: dict[str, Host] = {}
         self.origins: dict[str, Origin] = {}
         self._heaps: dict[Kind, list[tuple[float, int, Host]]] = {kind: [] for kind in get_args(Kind)}
@@ -110,10 +112,13 @@ class Schedule:
             self._list(host, kind)
             return None
         waiting = sum(o.waiting(kind) for o in origins)
-        asked = 1 if kind in _RULELESS else limit
+        asked = 1 if kind in _RULELESS else min(limit, self.room(host, kind))
+        if asked <= 0:
+            return None  # listed again when a turn ends, or something comes back
         size = politeness.turn_size(waiting, asked=asked, gap=gap, latency=host.latency, free_turns=free_turns)
         rows = dict(_pop_first(origins, kind) for _ in range(size))
         host.open_turns += 1
+        host.taken[kind] += len(rows)
         host.last_kind = kind
         self._list(host, kind)
         return Share(host, kind, gap, rows)
@@ -144,8 +149,13 @@ class Schedule:
         host.open_turns = max(0, host.open_turns - 1)
         self._list_all(host)
 
+    def lend(self, share: Share) -> None:
+        """What `take` has taken is on loan from now on, or settled, or back in its queue."""
+        share.host.taken[share.kind] -= len(share.rows)
+
     def undo(self, share: Share) -> None:
         """Put everything back that `take` has taken."""
+        self.lend(share)
         for row, origin in share.rows.items():
             self.add(origin, share.kind, row, returned=True)
         self.cancel(share.host)
@@ -198,7 +208,7 @@ class Schedule:
             max(host.blocked_until, now, self._opens_at(origin, kind))
             for origin in host.origins
             for kind in kinds
-            if origin.waiting(kind)
+            if origin.waiting(kind) and self.room(host, kind) > 0
         ]
         return min(times, default=inf)
 
@@ -225,7 +235,7 @@ class Schedule:
         for origin in self.origins.values():
             for kind in kinds:
                 is_busy, is_shut = origin.host.blocked_until > until, self._opens_at(origin, kind) > until
-                if origin.waiting(kind) and (is_busy or is_shut):
+                if origin.waiting(kind) and (is_busy or is_shut) and self.room(origin.host, kind) > 0:
                     rows |= dict.fromkeys(origin.queues[kind], "rate-limited" if is_busy else "robots-unreachable")
         return rows
 
@@ -266,6 +276,10 @@ class Schedule:
         host.listed[kind] = at
         self._pushes += 1
         heapq.heappush(self._heaps[kind], (at, self._pushes, host))
+
+
+def _boundless(host: Host, kind: Kind) -> int:
+    return 2**31
 
 
 def _pop_first(origins: Iterable[Origin], kind: Kind) -> tuple[int, Origin]:

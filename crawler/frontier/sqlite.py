@@ -15,8 +15,9 @@ from typing import Any
 
 from crawler.errors import AccessError, DiskError
 from crawler.frontier.base import PROTOCOL
+from crawler.frontier.budget import Budget
 from crawler.frontier.journal import Journal
-from crawler.frontier.judge import Effect, Judge, anew, told, verdict_on
+from crawler.frontier.judge import Effect, Judge, Ruling, anew, told, verdict_on
 from crawler.frontier.leases import Leases, OpenTurn, soonest_loss
 from crawler.frontier.ledger import DONE, FAILED, WAITING, Entry, Ledger
 from crawler.frontier.politeness import Policy
@@ -47,10 +48,10 @@ _LONGEST_NAP = 1.0
 _SERVED: tuple[Kind, ...] = ("robots", "list", "page", "image")
 #: Kinds that a worker's outcome may bring: no list from the master's disk.
 _FOUND: tuple[Kind, ...] = ("page", "image")
+#: A worker that joins again so soon, in seconds, was restarted at once, or there are two of that name.
+_RESTART = 2.0
 #: What is known of a worker that says nothing of its box.
 _UNKNOWN = About()
-#: A budget that never runs out.
-_UNBOUNDED = 2**31
 
 
 class SqliteFrontier:
@@ -83,7 +84,9 @@ class SqliteFrontier:
         self._tally = Tally(self._ledger)
         self._schedule = Schedule(self._policy)
         self._leases = Leases(Journal(path.with_name("leases.log") if path else None), self._ledger.secret)
-        self._judge = Judge(self._policy, self._ledger, self._schedule, self._tally, wall=wall, dice=dice)
+        self._budget = Budget(self._policy, self._ledger, self._tally, self._leases)
+        self._schedule.room = self._budget.host_room
+        self._judge = Judge(self._policy, self._ledger, self._schedule, self._tally, self._budget, wall=wall, dice=dice)
         self._roll = Roll()
         self._draining = self._paused = self._closed = False
         take_up(self._ledger, self._schedule, self._leases, now=clock(), wall=wall())
@@ -95,9 +98,14 @@ class SqliteFrontier:
             side = "worker" if protocol < PROTOCOL else "master"
             raise AccessError(f"{worker} speaks protocol {protocol}, the master {PROTOCOL}: upgrade the {side}")
         with self._changed:
+            idle = self._roll.silence(worker, self._clock())
+            if not about.stays and idle is not None and idle < _RESTART:
+                _log.warning(
+                    "%s joined again after %.1f s; unless it was restarted, two boxes share a store.json", worker, idle
+                )
             now = self._note(worker)
             self._roll.join(worker, about, clock_ahead=about.wall - self._wall() if about.wall else 0.0)
-            for turn in self._leases.of(worker):
+            for turn in self._leases.of(worker) if not about.stays else ():
                 self._lose(turn, now)
             self._changed.notify_all()
         return dict(self._settings)
@@ -121,7 +129,9 @@ class SqliteFrontier:
                 next_at = self._next_event(kinds, now)
                 if state != "wait" or now >= deadline:
                     self._roll.answered(worker, state)
-                    return Grant(turns=tuple(turns), state=state, retry_in=max(0.0, next_at - now))
+                    is_stranger = not self._roll.is_announced(worker)
+                    rest = max(0.0, next_at - now)
+                    return Grant(turns=tuple(turns), state=state, retry_in=rest, is_stranger=is_stranger)
                 self._changed.wait(min(deadline - now, max(0.001, next_at - now)))
 
     def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> tuple[str, ...]:
@@ -228,7 +238,7 @@ class SqliteFrontier:
         self._want_rules()
         shares: list[Share] = []
         for kind in _SERVED:
-            room = min(limit, self._budget(kind)) if kind in kinds else 0
+            room = min(limit, self._budget.room(kind)) if kind in kinds else 0
             taken = self._schedule.take(kind, room, now)
             limit -= sum(len(share.rows) for share in taken)
             shares += taken
@@ -245,6 +255,7 @@ class SqliteFrontier:
 
     def _lend(self, worker: str, share: Share, found: dict[int, Entry], seconds: float, now: float) -> Turn | None:
         """The share as a turn of the worker; None where all of it turned out to be settled already."""
+        self._schedule.lend(share)
         entries = {row: found[row] for row in share.rows if self._is_free(found.get(row))}
         suspect = next((row for row in entries if row in self._leases.losses), None)
         if suspect is not None:
@@ -272,18 +283,6 @@ class SqliteFrontier:
     def _is_free(self, entry: Entry | None) -> bool:
         return entry is not None and entry.state == WAITING and entry.row not in self._leases.holder
 
-    def _budget(self, kind: Kind) -> int:
-        """Requests of a kind that may still be handed out; at most 0: none."""
-        images, pages = self._policy.max_images, self._policy.max_pages
-        room = _UNBOUNDED
-        if images is not None:
-            left = images - self._tally.saved()
-            room = left - self._leases.leased("image") if kind == "image" or left <= 0 else room
-        if pages is not None and kind == "page":
-            visited = self._tally.states["page", DONE] + self._tally.states["page", FAILED]
-            room = min(room, pages - visited - self._leases.leased("page"))
-        return room
-
     def _want_rules(self) -> None:
         """Put a request for robots.txt in front of every origin whose rules are wanted."""
         if not self._schedule.unruled:
@@ -306,7 +305,7 @@ class SqliteFrontier:
             return "draining"
         if self._paused or self._leases.holder:
             return "wait"
-        kinds = [kind for kind in _SERVED if self._budget(kind) > 0]
+        kinds = [kind for kind in _SERVED if self._budget.room(kind) > 0]
         soonest = self._schedule.soonest(kinds, now)
         if soonest <= now + self._policy.patience or (at_end is None and soonest < math.inf):
             return "wait"
@@ -323,7 +322,7 @@ class SqliteFrontier:
             self._schedule.drop(reasons)
 
     def _next_event(self, kinds: Sequence[Kind], now: float) -> float:
-        open_kinds = [] if self._paused else [kind for kind in kinds if self._budget(kind) > 0]
+        open_kinds = [] if self._paused else [kind for kind in kinds if self._budget.room(kind) > 0]
         ahead = self._schedule.next_ready(open_kinds, now) if open_kinds else math.inf
         return min(ahead, soonest_loss(self._leases.turns.values()), now + _LONGEST_NAP)
 
@@ -379,28 +378,40 @@ class SqliteFrontier:
         found += [new for entry, outcome in judged.values() for new in self._judge.sitemaps(entry, outcome)]
         rejected = sum(max(0, outcome.rejected) for _, outcome in judged.values())
         effects: list[Effect] = []
-        written: dict[int, ImageRecord | None] = {}
+        rulings: dict[int, Ruling] = {}
         with self._ledger.transaction():
             added = self._ledger.add(found)
             for row, (entry, outcome) in judged.items():
-                ruling = self._judge.apply(entry, outcome, worker, now)
-                effects += ruling.effects
-                written[row] = ruling.record
+                rulings[row] = self._judge.apply(entry, outcome, worker, now)
+                effects += rulings[row].effects
             effects += [self._tally.count_bad_lines(rejected)] if rejected else []
         self._leases.let_go(judged)
         for effect in effects:
             effect()
         self._enlist(added)
-        self._roll.credit(worker, len(judged), now)
+        self._roll.credit(worker, sum(ruling.is_final for ruling in rulings.values()), now)
         return tuple(
-            told(state, written[row] if state == "accepted" else self._known(worker, state, row))
-            for state, row in verdicts
+            self._answer(
+                worker, outcome, state, rulings[row].record if state == "accepted" else self._known(state, row)
+            )
+            for outcome, (state, row) in zip(outcomes, verdicts, strict=True)
         )
 
-    def _known(self, worker: str, state: VerdictState, row: int) -> ImageRecord | None:
-        """The manifest row of an outcome that is told again, where it was this worker that settled it."""
-        record = self._ledger.record_of(row) if state == "duplicate" else None
-        return record if record is not None and record.worker == worker else None
+    def _known(self, state: VerdictState, row: int) -> ImageRecord | None:
+        """The manifest row of an outcome that is told again, or that somebody else was faster with."""
+        return self._ledger.record_of(row) if state == "duplicate" else None
+
+    def _answer(self, worker: str, outcome: Outcome, state: VerdictState, record: ImageRecord | None) -> Verdict:
+        if record is None:
+            return Verdict(state=state)
+        is_spare = False
+        if outcome.record is not None and outcome.record.path and (state, record.status) != ("accepted", "success"):
+            first = self._ledger.store_of(outcome.record.sha256)
+            is_elsewhere = first not in ("", outcome.record.store)
+            is_spare = is_elsewhere and self._roll.is_near(self._tally.stores.get(first, ""), self._clock())
+        if record.worker != worker:
+            return Verdict(state=state, is_spare=is_spare)
+        return told(state, record, is_spare=is_spare)
 
     # memory -------------------------------------------------------------------------------------------------------
 

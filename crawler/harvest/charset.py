@@ -45,7 +45,7 @@ def decode(body: bytes | str, content_type: str | None) -> tuple[str, str]:
     for mark, unicode in _MARKS:
         if body.startswith(mark):
             return body[len(mark) :].decode(unicode, "replace"), unicode
-    codec = _codec(_charset(content_type)) or _declared(body)
+    codec = _codec(charset_of(content_type)) or _declared(body)
     if codec == "replacement":  # encodings that are only attacks today: the whole body is one U+FFFD
         return "\ufffd", codec
     if codec:
@@ -78,7 +78,7 @@ def _percent(text: str, codec: str) -> str:
         return "".join(_percent(letter, codec) for letter in text)
 
 
-def _charset(content_type: str | None) -> str | None:
+def charset_of(content_type: str | None) -> str | None:
     """The charset parameter of a ``Content-Type`` header."""
     message = Message()
     message["content-type"] = re.sub(r"[\r\n]+", " ", (content_type or "")[:_MAX_HEADER])

@@ -14,7 +14,7 @@ import tinycss2  # type: ignore[import-untyped]  # published without type hints
 from msgspec import Struct
 from tinycss2.bytes import decode_stylesheet_bytes  # type: ignore[import-untyped]
 
-from crawler.harvest.charset import _charset as charset_of
+from crawler.harvest.charset import charset_of
 from crawler.harvest.extensions import extension
 
 #: Characters of a sheet that are read.

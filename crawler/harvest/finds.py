@@ -104,7 +104,8 @@ class Finds:
     def images(self, place: Place, page: Page) -> tuple[Request, ...]:
         """The wanted pictures, each once."""
         found: dict[str, Request] = {}
-        for image in choose(page.images, self._rules.candidates):
+        named = (image for image in page.images if image.rank >= 0 or extension(image.url) in IMAGE_EXTENSIONS)
+        for image in choose(named, self._rules.candidates):
             picture = self._picture(place, image.url, place.page_url)
             if picture is not None and picture.url not in found:
                 found[picture.url] = structs.replace(

@@ -47,8 +47,9 @@ def _without_last_commas(text: str) -> str:
     return _LAST_COMMA.sub(r"\1", text)
 
 
-#: What is tried, one on top of the other, until the script can be read.
-_REPAIRS: tuple[Callable[[str], str], ...] = (str, html.unescape, _without_last_commas)
+#: What is tried, one on top of the other, until the script can be read. Text that was never escaped may change its
+#: meaning when it is unescaped, so that comes late.
+_REPAIRS: tuple[Callable[[str], str], ...] = (str, _without_last_commas, html.unescape, _without_last_commas)
 
 
 class LinkedImage(Struct, frozen=True):
@@ -62,6 +63,8 @@ class LinkedImage(Struct, frozen=True):
     width: int | None = None
     height: int | None = None
     source: str = "json-ld"
+    #: Whether it is the identifier of a picture's node: it may lead to the picture, or to the page that has it.
+    is_reference: bool = False
 
 
 def linked_data_images(text: str) -> tuple[LinkedImage, ...]:
@@ -137,6 +140,9 @@ def _described(fields: dict[str, Any], expected: bool) -> Iterator[LinkedImage]:
             width=_pixels(fields.get("width")),
             height=_pixels(fields.get("height")),
         )
+    for name in filter(_is_address, _strings(fields.get("@id")) if expected else ()):
+        if name not in urls:
+            yield LinkedImage(_unescaped(name), is_reference=True)
 
 
 def _strings(value: Any) -> Iterator[str]:

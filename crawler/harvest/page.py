@@ -27,7 +27,7 @@ class Image(Struct, frozen=True, kw_only=True):
     declared_width: int | None = None
     declared_height: int | None = None
     #: Greater is likelier the picture that is meant: 0 plain, 1 lazily loaded, 2 lazily loaded and named as larger,
-    #: 3 what a thumbnail links to, -1 named like a picture, but likely a page about one.
+    #: 3 what a thumbnail links to, -1 likely a page about one: named like a picture, or the identifier of one.
     rank: int = 0
 
     @property

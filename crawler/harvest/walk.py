@@ -353,7 +353,7 @@ class Walk:
 
     def _read_linked_data(self, text: str) -> None:
         for image in linked_data_images(text):
-            reference = Reference(image.url, image.source)
+            reference = Reference(image.url, image.source, rank=-1 if image.is_reference else 0)
             size = image.width, image.height
             words = {"caption": image.caption, "license": image.license}
             self._take(Found(reference, next(self._numbers), Place(), None, size=size, **words))

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from crawler.engines import wire
+from crawler.engines import calls, wire
 from crawler.engines.calls import TASKS
-from crawler.engines.client import Link, RemoteFrontier
+from crawler.engines.client import Link, RemoteFrontier, ResultQueueProxy
 from crawler.engines.join import new_key, read_join, write_join
+from crawler.engines.manager import TaskQueue
 from crawler.engines.tls import Certificate
 from crawler.errors import AccessError, CrawlerError, MessageError, NetworkError
 from crawler.frontier.base import PROTOCOL, Frontier
-from crawler.model import FrontierStats, Grant, ImageRecord, Outcome, Request, RobotsRules
+from crawler.frontier.politeness import Policy
+from crawler.frontier.sqlite import SqliteFrontier
+from crawler.model import About, FrontierStats, Grant, ImageRecord, Outcome, Request, RobotsRules
 from tests.engines.conftest import Serve, join_for
 from tests.engines.evil import evil_pickle
 from tests.engines.fake_frontier import FakeFrontier
@@ -86,10 +89,11 @@ def test_results_too_long_for_one_message_travel_in_several(
     monkeypatch.setattr(wire, "CALL_LIMIT", 5_000)
     remote = RemoteFrontier(join_for(serve(frontier).address))
     remote.lease("me", ["image"], 5, 60.0, 0.0)
-    outcomes = [Outcome(status="done", token=f"t{n}", reason="x" * 2_000) for n in range(1, 6)]
+    long, longer = (Request(url="http://a.test/", alt="x" * size) for size in (2_000, 6_000))
+    outcomes = [Outcome(status="done", token=f"t{n}", discovered=(long,)) for n in range(1, 6)]
     assert states(remote.complete("me", outcomes, ["turn"])) == ("accepted",) * 5
     with pytest.raises(MessageError):
-        remote.complete("me", [Outcome(status="done", token="t", reason="x" * 6_000)], [])
+        remote.complete("me", [Outcome(status="done", token="t", discovered=(longer,))], [])
     remote.close()
 
 
@@ -351,3 +355,60 @@ def test_a_spawned_process_works_off_the_queue(serve: Serve, frontier: FakeFront
     process.join(60)
     assert process.exitcode == 0
     assert len(frontier.settled) == 5
+
+
+def test_a_master_that_was_started_again_is_told_who_works_for_it(serve: Serve) -> None:
+    told: list[dict[str, object]] = []
+    first, second = SqliteFrontier(None, settings={"a": {"b": 1}}), SqliteFrontier(None, settings={"a": {"b": 2}})
+    server = serve(first)
+    remote = RemoteFrontier(join_for(server.address), on_settings=told.append)
+    assert remote.hello("box/1", PROTOCOL, About(system="Plan 9")) == {"a": {"b": 1}}
+    remote.lease("box/1", ["image"], 1, 60.0, 0.0)
+    assert told == []
+    server._queues.update({TASKS: TaskQueue(second)})
+    remote.lease("box/1", ["image"], 1, 60.0, 0.0)
+    remote.lease("box/1", ["image"], 1, 60.0, 0.0)
+    assert told == [{"a": {"b": 2}}]
+    assert [(worker.name, worker.about.system) for worker in second.stats().workers] == [("box/1", "Plan 9")]
+    remote.close()
+    first.close()
+    second.close()
+
+
+def test_a_worker_that_says_hello_again_in_the_same_life_keeps_what_it_holds(serve: Serve) -> None:
+    frontier = SqliteFrontier(None, Policy(robots=False, delay=0.0))
+    frontier.put([Request(url="http://a.test/1.png", kind="image")])
+    frontier.hello("box/1", PROTOCOL)
+    frontier.lease("box/1", ["image"], 1, 60.0, 0.0)
+    frontier.hello("box/1", PROTOCOL, About(stays=True))
+    assert frontier.stats().leased == 1
+    frontier.hello("box/1", PROTOCOL)
+    assert frontier.stats().leased == 0
+    frontier.close()
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        {"reason": "x\nhttp://evil.test/--->success"},
+        {"status": "success", "store": "../.."},
+        {"status": "duplicate", "store": "a" * 16, "path": "../../etc/passwd"},
+        {"attempts": -1},
+    ],
+)
+def test_a_hostile_master_can_t_say_what_would_do_harm(verdict: dict[str, object]) -> None:
+    frame = wire.encode(["#RETURN", [verdict]])
+    with pytest.raises(MessageError):
+        calls.read_answer(frame, calls.SIGNATURES[calls.RESULTS]["put"])
+
+
+def test_a_master_must_answer_each_outcome() -> None:
+    class Silent(Link):
+        def __init__(self) -> None:
+            pass
+
+        def call(self, ident: str | None, method: str, *arguments: object, seconds: float = 0.0) -> object:
+            return ()
+
+    with pytest.raises(MessageError, match="each outcome"):
+        ResultQueueProxy(Silent()).put("me", [Outcome(status="done", token="t")])
