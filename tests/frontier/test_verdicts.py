@@ -1,0 +1,136 @@
+"""What a worker is told of its outcomes: what became of them, where the first copy is, whether its own is too many."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from msgspec import structs
+
+from crawler.frontier.base import PROTOCOL
+from crawler.frontier.politeness import Policy
+from crawler.frontier.roll import MAX_MEMBERS
+from crawler.frontier.sqlite import SqliteFrontier
+from crawler.model import About, Outcome, Verdict
+from tests.frontier.fakes import FakeClock, done, images, lease, saved, turn_ids
+
+BYTES = "ab" * 32
+HERE, THERE = "a" * 16, "b" * 16
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def frontier(clock: FakeClock) -> Iterator[SqliteFrontier]:
+    made = SqliteFrontier(None, Policy(robots=False, delay=0.0), clock=clock)
+    made.put(images(4))
+    yield made
+    made.close()
+
+
+def bring(frontier: SqliteFrontier, worker: str, store: str, *, reason: str = "") -> tuple[Verdict, Outcome]:
+    """A worker leases one picture, always of the same bytes, and tells of it."""
+    grant = lease(frontier, worker=worker, limit=1)
+    (held,) = grant.turns[0].leases
+    record = None if reason else structs.replace(saved(held.request, BYTES), store=store)
+    outcome = Outcome(status="done", token=held.token, reason=reason, record=record, stored=True)
+    (verdict,) = frontier.complete(worker, [outcome], turn_ids(grant))
+    return verdict, outcome
+
+
+def test_a_success_is_told_in_few_words(frontier: SqliteFrontier) -> None:
+    verdict, _ = bring(frontier, "w1", HERE)
+    assert verdict == Verdict(state="accepted", status="success", attempts=1)
+
+
+def test_a_failure_has_its_reason(frontier: SqliteFrontier) -> None:
+    verdict, _ = bring(frontier, "w1", HERE, reason="http-404")
+    assert (verdict.status, verdict.reason, verdict.is_spare) == ("failed", "http-404", False)
+
+
+def test_a_duplicate_is_one_too_many_while_the_first_copy_is_near(frontier: SqliteFrontier, clock: FakeClock) -> None:
+    bring(frontier, "w1", HERE)
+    near, outcome = bring(frontier, "w2", THERE)
+    assert outcome.record and (near.status, near.store, near.path) == ("duplicate", HERE, outcome.record.path)
+    assert near.is_spare
+    clock.go(61)  # the first one's box was not heard of since
+    far, _ = bring(frontier, "w2", THERE)
+    assert (far.status, far.store, far.is_spare) == ("duplicate", HERE, False)
+
+
+def test_a_duplicate_in_the_same_store_is_the_first_copy_itself(frontier: SqliteFrontier) -> None:
+    bring(frontier, "w1", HERE)
+    verdict, _ = bring(frontier, "w2", HERE)
+    assert (verdict.status, verdict.is_spare) == ("duplicate", False)
+
+
+def test_what_is_told_twice_is_answered_twice(frontier: SqliteFrontier) -> None:
+    first, outcome = bring(frontier, "w1", HERE)
+    (again,) = frontier.complete("w1", [outcome], ())
+    assert again == structs.replace(first, state="duplicate")
+
+
+def test_whoever_was_too_late_is_told_that_the_copy_is_too_many_and_nothing_more(
+    frontier: SqliteFrontier, clock: FakeClock
+) -> None:
+    late = lease(frontier, worker="slow", limit=1)
+    clock.go(121)
+    other = lease(frontier, worker="fast", limit=1)
+    first = structs.replace(done(other)[0], record=structs.replace(saved(other.turns[0].leases[0].request), store=HERE))
+    frontier.complete("fast", [first], turn_ids(other))
+    assert first.record
+    own = structs.replace(done(late)[0], record=structs.replace(first.record, store=THERE))
+    assert frontier.complete("slow", [own], turn_ids(late)) == (Verdict(state="duplicate", is_spare=True),)
+
+
+def test_a_worker_that_joins_again_at_once_is_worth_a_word(
+    frontier: SqliteFrontier, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for seconds in (0.0, 60.0, 0.5):
+        clock.go(seconds)
+        frontier.hello("box/1", PROTOCOL)
+    frontier.hello("box/1", PROTOCOL, About(stays=True))
+    told = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert ["two boxes share a store.json" in record.getMessage() for record in told] == [True]
+
+
+def test_one_worker_is_sent_home_until_it_comes_again(frontier: SqliteFrontier) -> None:
+    frontier.put(images(1, "b.example"))
+    held = lease(frontier, worker="w1", limit=1)
+    frontier.drain("w1")
+    assert (lease(frontier, worker="w1").state, lease(frontier, worker="w2", limit=1).state) == ("draining", "work")
+    frontier.complete("w1", done(held), turn_ids(held))
+    assert frontier.stats().success == 1
+    frontier.hello("w1", PROTOCOL)
+    assert lease(frontier, worker="w1").state == "work"
+
+
+def test_names_without_end_are_not_all_remembered(frontier: SqliteFrontier, clock: FakeClock) -> None:
+    for n in range(MAX_MEMBERS + 50):
+        clock.go(0.1)
+        frontier.hello(f"w{n}", PROTOCOL)
+    assert len(frontier.stats().workers) == MAX_MEMBERS
+    clock.go(4_000)
+    frontier.hello("new", PROTOCOL)
+    assert [worker.name for worker in frontier.stats().workers] == ["new"]
+
+
+def test_the_rate_is_that_of_the_last_seconds(frontier: SqliteFrontier, clock: FakeClock) -> None:
+    frontier.put(images(40, "b.example"))
+    for _ in range(4):
+        bring(frontier, "w1", HERE)
+        clock.go(1)
+    (worker,) = frontier.stats().workers
+    assert (worker.settled, worker.rate) == (4, 1.0)
+    clock.go(60)
+    assert frontier.stats().workers[0].rate == 0.0
+
+
+def test_who_is_late_is_known_before_the_leases_are_lost(frontier: SqliteFrontier, clock: FakeClock) -> None:
+    lease(frontier, worker="w1", seconds=100.0)
+    clock.go(39)
+    assert frontier.stats().workers[0].loses_in is None
+    clock.go(21)
+    assert frontier.stats().workers[0].loses_in == 40.0
