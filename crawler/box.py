@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from msgspec import to_builtins
+from msgspec import structs, to_builtins
 
 from crawler import __version__
 from crawler.config import CrawlConfig
@@ -95,8 +95,12 @@ class Download:
             slot, release = self._take_slot()
             stack.callback(release)
             name = worker_name(store, slot)
-            self._settings = self._frontier.hello(name, PROTOCOL, about_this_box())
+            about = about_this_box()
+            # What earlier lives have finished is told before what they held is given to others.
+            self._settings = self._frontier.hello(name, PROTOCOL, structs.replace(about, stays=True))
             warn_of_release(self._settings.pop("release", ""))
+            self._tell_what_is_left(name, slot)
+            self._frontier.hello(name, PROTOCOL, about)
             while True:
                 settings = self._settings
                 self.state = self._work(name, slot, settings)
@@ -114,6 +118,7 @@ class Download:
             return "draining" if self._stop.is_set() else worker.run()
         finally:
             fetcher.close()
+            shelf.close()
             self._worker, self._done = None, add_up(self._done, worker.progress)
 
     def _renew(self, settings: dict[str, Any]) -> None:
@@ -133,15 +138,18 @@ class Download:
                 raise ConfigError(f"{self._output} is another crawl's directory; choose another one with -o")
 
     def _take_shelf(self, config: CrawlConfig, name: str, slot: int) -> Shelf:
-        """The place for pictures; what an earlier life could not tell any more is told now."""
+        """The place for pictures."""
         store = LocalStore(self._output, durability=config.download.durability)
-        shelf = shelf_for(store, name, slot, self._join.mark)
-        for note in shelf.notes():
-            shelf.store.flush()
-            worker = note.worker or name
-            shelf.settle(note.outcomes, self._frontier.complete(worker, note.outcomes, ()), worker=worker)
-            note.forget()
-        return shelf
+        return shelf_for(store, name, slot, self._join.mark)
+
+    def _tell_what_is_left(self, name: str, slot: int) -> None:
+        """Tell what dead workers of this directory had finished and could not tell any more."""
+        shelf = shelf_for(LocalStore(self._output), name, slot, self._join.mark)
+        for worker, outcomes, forget in shelf.left():
+            _log.info("action=tell worker=%s outcomes=%d", worker, len(outcomes))
+            shelf.settle(outcomes, self._frontier.complete(worker, outcomes, ()), worker=worker)
+            forget()
+        shelf.close()
 
     def _take_slot(self) -> tuple[int, Callable[[], None]]:
         """A number, and thereby a worker's name, that no other living process of this directory has.

@@ -67,6 +67,8 @@ class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
     referrer: str = ""
     #: Mechanism that names it, such as ``img``, ``srcset`` or ``og:image``.
     source: str = ""
+    #: The picture to fetch instead where this one can't be had: the thumbnail of a full-size picture.
+    fallback: _Url = ""
     #: Words found around an image.
     alt: str = ""
     title: str = ""

@@ -46,6 +46,10 @@ class Handler(Protocol):
 class Keeper(Protocol):
     """Stands between what was saved and what is told."""
 
+    def note(self, outcome: Outcome) -> None:
+        """It is going to be told, if this life lasts; from any thread. Raises `crawler.errors.DiskError`."""
+        ...
+
     def keep(self, outcomes: Sequence[Outcome]) -> None:
         """Return when what these outcomes tell of would survive; raises `crawler.errors.DiskError`."""
         ...
@@ -280,10 +284,20 @@ class Worker:
     def _finish(self, held: _Held, outcome: Outcome) -> None:
         if outcome.record is not None and not outcome.record.fetched_at:
             outcome = structs.replace(outcome, record=structs.replace(outcome.record, fetched_at=time.time()))
-        self._finished.put(outcome)
+        self._finished.put(self._noted(outcome))
         with self._changed:
             received = self._progress.received + outcome.received
             self._progress = structs.replace(self._progress, received=received)
+
+    def _noted(self, outcome: Outcome) -> Outcome:
+        """The outcome, noted; where the disk refuses, its request goes back uncharged."""
+        try:
+            if self._keeper is not None:
+                self._keeper.note(outcome)
+        except DiskError as error:
+            self._fail(error)
+            return Outcome(status="released", token=outcome.token)
+        return outcome
 
     def _credit(self, verdicts: Sequence[Verdict]) -> None:
         """Count what the frontier has decided."""

@@ -25,7 +25,7 @@ PACKAGE = Path(crawler.__file__).parent
 FLOORS: list[dict[str, str]] = [
     dict.fromkeys(["errors", "model", "urls"], "ground floor"),
     dict.fromkeys(["fetcher", "exchange", "transport", "robots", "consent", "tdm"], "instruments")
-    | dict.fromkeys(["storage", "manifest", "lock", "shelf"], "instruments"),
+    | dict.fromkeys(["storage", "manifest", "lock", "shelf", "notes"], "instruments"),
     {"frontier": "frontier", "harvest": "harvest", "download": "download"},
     {"worker": "worker", "turn": "worker", "engines": "engines"},
     dict.fromkeys(["config", "seeds", "box", "crawl", "progress", "report", "dashboard"], "roof")

@@ -27,13 +27,25 @@ def saved(store: LocalStore, number: int) -> Outcome:
     return Outcome(status="done", token=f"t{number}", record=record, stored=is_new)
 
 
-def shelf_in(folder: Path, slot: int = 0, worker: str = "box/1", crawl: str = "x") -> OwnShelf:
-    return OwnShelf(LocalStore(folder), worker, slot, crawl)
+def shelf_in(folder: Path, slot: int = 0, worker: str = "box/1", crawl: str = "x") -> "Noting":
+    return Noting(LocalStore(folder), worker, slot, crawl)
+
+
+class Noting(OwnShelf):
+    def take(self, outcomes: list[Outcome]) -> None:
+        """What a worker does before it tells."""
+        for outcome in outcomes:
+            self.note(outcome)
+        self.keep(outcomes)
+        self.close()
 
 
 def unsettled(folder: Path, slot: int = 0) -> list[Outcome]:
     """What the next life in that slot finds noted."""
-    return [outcome for note in shelf_in(folder, slot).notes() for outcome in note.outcomes]
+    shelf = shelf_in(folder, slot)
+    found = [outcome for left in shelf.left() for outcome in left.outcomes]
+    shelf.close()
+    return found
 
 
 def rows(folder: Path) -> list[ImageRecord]:
@@ -48,7 +60,7 @@ LOST = Verdict(status="duplicate", store=OTHER, path="images/aa/other.jpg", atte
 def test_rows_say_what_the_frontier_decided(tmp_path: Path) -> None:
     shelf = shelf_in(tmp_path)
     outcomes = [saved(shelf.store, 1), saved(shelf.store, 2)]
-    shelf.keep(outcomes)
+    shelf.take(outcomes)
     shelf.settle(outcomes, [SUCCESS, ELSEWHERE])
     first, second = rows(tmp_path)
     assert (first.status, first.store, first.worker, first.attempts) == ("success", shelf.store.id, "box/1", 1)
@@ -60,7 +72,7 @@ def test_failures_have_rows_too_and_what_is_not_final_has_none(tmp_path: Path) -
     shelf = shelf_in(tmp_path)
     request = Request(url="http://a.test/x.jpg", kind="image")
     outcomes = [failure(request, RequestFailed("http-404")), failure(request, RequestFailed("timeout", retryable=True))]
-    shelf.keep(outcomes)
+    shelf.take(outcomes)
     shelf.settle(outcomes, [Verdict(status="failed", reason="http-404", attempts=1), Verdict()])
     assert [row.reason for row in rows(tmp_path)] == ["http-404"]
 
@@ -84,9 +96,9 @@ def test_what_was_there_before_this_crawl_is_never_removed(tmp_path: Path) -> No
 def test_what_had_no_answer_is_told_again_in_the_next_life(tmp_path: Path) -> None:
     shelf = shelf_in(tmp_path)
     outcomes = [saved(shelf.store, 1), saved(shelf.store, 2)]
-    shelf.keep(outcomes)  # and now it is killed
+    shelf.take(outcomes)  # and now it is killed
     again = shelf_in(tmp_path, worker="renamed/1")
-    (note,) = again.notes()
+    (note,) = again.left()
     assert (note.worker, note.outcomes) == ("box/1", outcomes)
     again.settle(outcomes, [SUCCESS, Verdict(state="stale")], worker=note.worker)
     note.forget()
@@ -96,7 +108,7 @@ def test_what_had_no_answer_is_told_again_in_the_next_life(tmp_path: Path) -> No
 
 def test_the_note_of_a_dead_neighbour_is_told_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
     outcome = saved(LocalStore(tmp_path), 1)
-    shelf_in(tmp_path, slot=1).keep([outcome])
+    shelf_in(tmp_path, slot=1).take([outcome])
     release = try_to_own(tmp_path, name=".lock-1")
     assert release is not None and unsettled(tmp_path, slot=0) == []
     release()
@@ -109,7 +121,7 @@ def test_what_a_row_stands_for_is_no_copy_too_many(tmp_path: Path) -> None:
     assert first.record
     again = structs.replace(first, record=structs.replace(first.record, url="http://b.test/1.jpg"))
     shelf.settle([first], [SUCCESS])  # of one crawl
-    shelf.keep([again])  # of another one, killed
+    shelf.take([again])  # of another one, killed
     (outcome,) = unsettled(tmp_path)
     assert not outcome.stored
 
@@ -135,14 +147,14 @@ def test_a_store_that_lost_its_name_gets_it_back(tmp_path: Path) -> None:
     shelf = shelf_in(tmp_path)
     name, outcome = shelf.store.id, saved(shelf.store, 1)
     (tmp_path / "store.json").unlink()
-    shelf.keep([outcome])
+    shelf.take([outcome])
     assert LocalStore(tmp_path).id == name
 
 
 def test_what_has_its_row_is_not_told_again(tmp_path: Path) -> None:
     shelf = shelf_in(tmp_path)
     outcomes = [saved(shelf.store, 1)]
-    shelf.keep(outcomes)
+    shelf.take(outcomes)
     noted = (tmp_path / ".told-0.jsonl").read_bytes()
     shelf.settle(outcomes, [SUCCESS])
     (tmp_path / ".told-0.jsonl").write_bytes(noted)  # killed between the row and the end of the note
@@ -153,7 +165,7 @@ def test_what_has_its_row_is_not_told_again(tmp_path: Path) -> None:
 def test_what_did_not_survive_is_not_told(tmp_path: Path, harm: str) -> None:
     shelf = shelf_in(tmp_path)
     outcome = saved(shelf.store, 1)
-    shelf.keep([outcome])
+    shelf.take([outcome])
     assert outcome.record
     place, note = tmp_path / outcome.record.path, tmp_path / ".told-0.jsonl"
     if harm == "missing":

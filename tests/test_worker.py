@@ -38,11 +38,16 @@ class Shelf:
     """Remembers what it kept and settled; refuses when told to."""
 
     def __init__(self, error: CrawlerError | None = None) -> None:
+        self.noted: list[Outcome] = []
         self.kept: list[Outcome] = []
         self.settled: list[Verdict] = []
         self._error = error
 
+    def note(self, outcome: Outcome) -> None:
+        self.noted.append(outcome)
+
     def keep(self, outcomes: Sequence[Outcome]) -> None:
+        assert set(map(id, outcomes)) <= set(map(id, self.noted))
         self.kept += outcomes
         if outcomes and self._error is not None:
             raise self._error

@@ -41,8 +41,9 @@ class Ruling:
     effects: list[Effect] = field(default_factory=list)
     #: The manifest row that was written.
     record: ImageRecord | None = None
-    #: Whether the request has its final state.
+    #: Whether the request has its final state, and what is asked for instead.
     is_final: bool = False
+    instead: Request | None = None
 
 
 def verdict_on(entry: Entry | None, outcome: Outcome, *, is_held: bool, is_judged: bool) -> VerdictState:
@@ -115,7 +116,8 @@ class Judge:
             ruling = self._move(entry, outcome, worker, now)
         else:
             ruling = self._retry(entry, outcome, worker, now)
-        return Ruling(lessons + ruling.effects, ruling.record, ruling.is_final)
+        ruling.effects[:0] = lessons
+        return ruling
 
     def sitemaps(self, entry: Entry, outcome: Outcome) -> list[Request]:
         """The sitemaps that the robots.txt of a walked site names (sitemaps.org), if this outcome brings it."""
@@ -197,7 +199,9 @@ class Judge:
             _log.info("action=fail kind=%s url=%s reason=%s", entry.request.kind, entry.request.url, reason)
         effects.append(partial(self._tally.settle, entry.request, reason, record))
         effects.append(partial(self._budget.settle, self._place(entry.request).host, entry.request.kind))
-        return Ruling(effects, record, is_final=True)
+        fallback = entry.request.fallback if reason else ""
+        instead = msgspec.structs.replace(anew(entry.request), url=fallback, fallback="") if fallback else None
+        return Ruling(effects, record, is_final=True, instead=instead)
 
     def _record(self, entry: Entry, reason: str, record: ImageRecord | None, worker: str) -> ImageRecord:
         """The manifest row: what the worker measured, under what the frontier itself knows of the request."""

@@ -28,6 +28,8 @@ class _Member:
     is_told: bool = False
     #: Whether it gets no more work until it joins again.
     is_leaving: bool = False
+    #: Clock time at which it began its life, if it said so.
+    joined: float | None = None
     #: Whether it said hello to this life of the frontier.
     is_announced: bool = False
     about: About = field(default_factory=About)
@@ -51,11 +53,17 @@ class Roll:
         if len(self._members) > MAX_MEMBERS:
             self._forget(now)
 
-    def join(self, worker: str, about: About, *, clock_ahead: float) -> None:
+    def join(self, worker: str, about: About, now: float, *, clock_ahead: float) -> None:
         """It begins a life; it was heard of before."""
         member = self._members[worker]
+        member.joined = now if not about.stays else member.joined
         member.about, member.clock_ahead = about, clock_ahead
         member.is_announced, member.is_leaving = True, False
+
+    def is_new(self, worker: str, now: float, seconds: float) -> bool:
+        """Whether it began this life so lately that leases of so many seconds can't have been lost since."""
+        joined = self._members[worker].joined
+        return joined is not None and now - joined < seconds
 
     def is_announced(self, worker: str) -> bool:
         """Whether it said hello; it was heard of before."""

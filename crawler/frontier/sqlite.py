@@ -48,8 +48,6 @@ _LONGEST_NAP = 1.0
 _SERVED: tuple[Kind, ...] = ("robots", "list", "page", "image")
 #: Kinds that a worker's outcome may bring: no list from the master's disk.
 _FOUND: tuple[Kind, ...] = ("page", "image")
-#: A worker that joins again so soon, in seconds, was restarted at once, or there are two of that name.
-_RESTART = 2.0
 #: What is known of a worker that says nothing of its box.
 _UNKNOWN = About()
 
@@ -98,13 +96,8 @@ class SqliteFrontier:
             side = "worker" if protocol < PROTOCOL else "master"
             raise AccessError(f"{worker} speaks protocol {protocol}, the master {PROTOCOL}: upgrade the {side}")
         with self._changed:
-            idle = self._roll.silence(worker, self._clock())
-            if not about.stays and idle is not None and idle < _RESTART:
-                _log.warning(
-                    "%s joined again after %.1f s; unless it was restarted, two boxes share a store.json", worker, idle
-                )
             now = self._note(worker)
-            self._roll.join(worker, about, clock_ahead=about.wall - self._wall() if about.wall else 0.0)
+            self._roll.join(worker, about, now, clock_ahead=about.wall - self._wall() if about.wall else 0.0)
             for turn in self._leases.of(worker) if not about.stays else ():
                 self._lose(turn, now)
             self._changed.notify_all()
@@ -145,6 +138,8 @@ class SqliteFrontier:
                     lost.append(token)
                 else:
                     turn.until, turn.seconds = now + seconds, seconds
+            if lost and self._roll.is_new(worker, now, seconds):
+                _log.warning("%s is at work twice: two boxes share a store.json, delete it in one of them", worker)
         return tuple(lost)
 
     def complete(self, worker: str, outcomes: Sequence[Outcome], ended_turns: Sequence[str]) -> tuple[Verdict, ...]:
@@ -384,6 +379,7 @@ class SqliteFrontier:
             for row, (entry, outcome) in judged.items():
                 rulings[row] = self._judge.apply(entry, outcome, worker, now)
                 effects += rulings[row].effects
+            added += self._ledger.add(ruling.instead for ruling in rulings.values() if ruling.instead)
             effects += [self._tally.count_bad_lines(rejected)] if rejected else []
         self._leases.let_go(judged)
         for effect in effects:

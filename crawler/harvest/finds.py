@@ -12,8 +12,8 @@ from msgspec import Struct, structs
 from crawler.harvest.extensions import IMAGE_EXTENSIONS, extension
 from crawler.harvest.feeds import FeedImage
 from crawler.harvest.filters import Filter
-from crawler.harvest.page import Page
-from crawler.harvest.scope import Policy, Scope, choose, counts_as, in_scope
+from crawler.harvest.page import Image, Page
+from crawler.harvest.scope import FULL_SIZE, Policy, Scope, choose, counts_as, in_scope
 from crawler.harvest.traps import TrapWatch, find_trap
 from crawler.model import Request
 from crawler.urls import canonicalize, page_key, without_session
@@ -104,12 +104,13 @@ class Finds:
     def images(self, place: Place, page: Page) -> tuple[Request, ...]:
         """The wanted pictures, each once."""
         found: dict[str, Request] = {}
-        named = (image for image in page.images if image.rank >= 0 or extension(image.url) in IMAGE_EXTENSIONS)
+        named = [image for image in page.images if _is_named(image)]
         for image in choose(named, self._rules.candidates):
             picture = self._picture(place, image.url, place.page_url)
             if picture is not None and picture.url not in found:
                 found[picture.url] = structs.replace(
                     picture,
+                    fallback=_fallback(image, named) if image.rank >= FULL_SIZE else "",
                     page_title=page.title,
                     language=page.language,
                     source=image.source,
@@ -132,7 +133,8 @@ class Finds:
 
     def links(self, place: Place, page: Page) -> tuple[Request, ...]:
         """The pages that it links to, and the one that it says it is a copy of."""
-        hrefs = [href for href in page.links if href not in page.nofollow]
+        pages = {image.url for image in page.images if image.rank < 0 and image.source == "a"}  # about a picture
+        hrefs = [href for href in page.links if href not in page.nofollow and (href in pages or is_walkable(href))]
         own = page_key(place.url)
         original = counts_as(place.url, _canonical(page.canonical) or "") if page.canonical else own
         if original != own:  # it is walked as what it is a copy of; what leads to further copies only is not
@@ -147,7 +149,7 @@ class Finds:
             return ()
         found: dict[str, Request] = {}
         taken = {place.request.url, page_key(place.url)}
-        for url in (_canonical(href) for href in hrefs if extension(href) not in _NO_PAGES):
+        for url in map(_canonical, hrefs):
             key = page_key(url) if url else ""
             if url and key not in taken and self._is_page(place, key, url):
                 found[key] = _follow(place, url, key=key, source="a", depth=depth, referrer=place.url)
@@ -194,6 +196,23 @@ class Finds:
         bare = without_session(url)
         found = _follow(place, url, key=bare, source="", depth=place.request.depth, referrer=page_url)
         return structs.replace(found, kind="image")
+
+
+def is_walkable(href: str) -> bool:
+    """Whether a link may lead to a page, as far as its extension tells."""
+    return extension(href) not in _NO_PAGES
+
+
+def _is_named(image: Image) -> bool:
+    """Whether it is a picture: no spacer, no page about a picture, no name of something else."""
+    is_page = image.rank < 0 and (image.source == "a" or extension(image.url) not in IMAGE_EXTENSIONS)
+    return not (image.is_pixel or is_page)
+
+
+def _fallback(image: Image, named: Iterable[Image]) -> str:
+    """The best of the thumbnails of a picture, for the case that their link leads nowhere."""
+    thumbnails = [other for other in named if other.group == image.group and other.rank < FULL_SIZE]
+    return next((_canonical(best.url) or "" for best in choose(thumbnails)), "")
 
 
 def _follow(place: Place, url: str, *, source: str, depth: int, referrer: str, key: str = "") -> Request:

@@ -11,7 +11,7 @@ from crawler.errors import RequestFailed
 from crawler.fetcher import Conditions, Fetcher, Response, redirected
 from crawler.harvest.css import decode_sheet, read_sheet
 from crawler.harvest.feeds import Feed, read_xml
-from crawler.harvest.finds import FEED, SHEET, SITEMAP, Finds, Place, Rules
+from crawler.harvest.finds import FEED, SHEET, SITEMAP, Finds, Place, Rules, is_walkable
 from crawler.harvest.page import Image, Page
 from crawler.harvest.parse import Parser, extract
 from crawler.model import Outcome, Request, failure
@@ -148,7 +148,7 @@ class Harvester:
     def _links(self, place: Place, document: Page | Feed) -> tuple[Request, ...]:
         if isinstance(document, Page):
             return self._finds.links(place, document)
-        return self._finds.pages(place, document.pages)
+        return self._finds.pages(place, filter(is_walkable, document.pages))
 
     def _parts(self, place: Place, document: Page | Feed) -> tuple[Request, ...]:
         if isinstance(document, Page):

@@ -3,6 +3,10 @@
 The engine has no limits, and the rules of browsers cost quadratic time and memory on markup that nobody writes by
 accident. Pages that might hold such markup are left to `crawler.harvest.tree`, which has limits.
 
+On pages that nest well both name the same. They differ where markup is wrong: browsers, and so this parser, drop forms
+in forms, cells outside of tables and what stands beside frames, and go on reading text after ``<iframe/>``; lxml does
+not.
+
 Source of the rules: https://html.spec.whatwg.org/multipage/parsing.html#tree-construction.
 """
 
@@ -19,10 +23,15 @@ _MAX_TAGS = 25_000
 _MAX_REPEATED = 2_000_000
 #: Attributes of one element; each is compared with those before it.
 _MAX_ATTRIBUTES = 300
+#: Names in one page, which are kept in a table that does not grow; and the shortest page with so many.
+_MAX_NAMES = 50_000
+_MANY_NAMES = 2**18
 
 #: One attribute, read exactly as the standard's tokenizer reads it; possessive, so that nothing is read twice.
 _ATTRIBUTE = r"""[\s/]*+ [^\s/>] [^\s/>=]*+ (?: \s*+ = \s*+ (?: "[^"]*+"?+ | '[^']*+'?+ | [^\s>]*+ ) )?+"""
-_MANY_ATTRIBUTES = re.compile(rf"<[a-zA-Z][^\s/>]*+ (?:{_ATTRIBUTE}){{{_MAX_ATTRIBUTES}}}", re.VERBOSE)
+_TOO_MANY_ATTRIBUTES = re.compile(rf"<[a-zA-Z][^\s/>]*+ (?:{_ATTRIBUTE}){{{_MAX_ATTRIBUTES}}}", re.VERBOSE)
+#: What an attribute's name may be.
+_NAME = re.compile(r"[^\s/>=]++")
 #: A start tag of formatting: all of it where it ends beyond doubt, else its name.
 _NAMES = "b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u"
 _FORMATTING = re.compile(
@@ -85,7 +94,9 @@ def _content(template: LexborNode) -> LexborNode | None:
 def _is_harmless(text: str) -> bool:
     """Whether no parser that keeps to the rules can take long over ``text``; some harmless pages are refused."""
     tags = text.count("<")
-    if tags > _MAX_TAGS or _MANY_ATTRIBUTES.search(text):
+    if tags > _MAX_TAGS or _TOO_MANY_ATTRIBUTES.search(text):
+        return False
+    if len(text) > _MANY_NAMES and len(set(_NAME.findall(text))) > _MAX_NAMES:
         return False
     formatting = _FORMATTING.findall(text)
     whole = {tag for tag in formatting if tag.endswith(">")}

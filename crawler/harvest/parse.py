@@ -39,16 +39,18 @@ def extract(
         html: the body, as it came or already decoded.
         url: where it was fetched; relative URLs are resolved against it, or against the page's ``<base>``.
         content_type: the HTTP header, for its charset.
-        parser: what reads the HTML.
+        parser: what reads HTML. XHTML is always read by lxml, to which ``<script/>`` is over.
         lazy: attributes in which the site's scripts find pictures, besides those that are known.
         link: the HTTP header ``Link``.
 
-    Never raises, whatever the bytes are; `Page.truncated` tells when one of the limits cut something off.
+    No bytes make it raise; `Page.truncated` tells when one of the limits cut something off.
 
     Raises:
         ConfigError: the parser is not installed, or there is none of that name.
     """
     feed = _feeder(parser)
+    if (content_type or "").partition(";")[0].strip().lower() == "application/xhtml+xml":
+        feed = _feeder("lxml")
     text, codec = decode(html, content_type)
     walk = Walk(MAX_URLS, lazy)
     own = resolve(None, url) or url
@@ -150,7 +152,7 @@ def _images(walk: Walk, resolver: _Resolver) -> Iterator[Image]:
             caption=found.caption or walk.words.of(walk.captions.get(place.figure)),
             link_text=walk.words.of(place.link),
             heading=walk.words.of(found.heading),
-            license=_license(walk, resolver, found),
+            license=_license(walk, resolver, found) if walk.licenses or found.license else "",
             width=found.reference.width,
             density=found.reference.density,
             declared_width=found.size[0],

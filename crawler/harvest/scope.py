@@ -18,6 +18,8 @@ Scope = Literal["page", "path", "host", "domain", "any"]
 #: ``largest``: the best candidate of each picture; ``first``: the first one; ``all``: every candidate.
 Policy = Literal["largest", "first", "all"]
 
+#: `Image.rank` of what a thumbnail links to.
+FULL_SIZE = 3
 #: Names of files that only keep a place until the picture is there.
 _PLACEHOLDERS = frozenset(
     {
@@ -61,9 +63,9 @@ def counts_as(url: str, canonical: str) -> str:
 def choose(images: Iterable[Image], policy: Policy = "largest") -> tuple[Image, ...]:
     """The wanted candidates of each picture, pictures in document order.
 
-    ``largest`` goes by width, then by density, then prefers what is lazily loaded to what stands there meanwhile,
-    then the first. A placeholder is left out where its picture has any other candidate; alone, it is
-    what the page shows.
+    ``largest`` takes what a thumbnail links to, else goes by width, then by density, then prefers what is lazily loaded
+    to what stands there meanwhile, then the first. A placeholder is left out where its picture has any other candidate;
+    alone, it is what the page shows.
     """
     pictures: dict[int, list[Image]] = {}
     for image in images:
@@ -83,9 +85,10 @@ def _ids(parts: SplitResult) -> set[str]:
     return {word for word in words if any(map(str.isdigit, word))}
 
 
-def _size(image: Image) -> tuple[int, float, int]:
+def _size(image: Image) -> tuple[bool, int, float, int]:
     """What `max` goes by; of equals it takes the first. A candidate without descriptor has density 1 (WHATWG)."""
-    return image.width or 0, 1.0 if image.density is None else image.density, image.rank
+    density = 1.0 if image.density is None else image.density
+    return image.rank >= FULL_SIZE, image.width or 0, density, image.rank
 
 
 def _is_placeholder(url: str) -> bool:

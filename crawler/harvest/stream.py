@@ -17,8 +17,10 @@ MAX_DEPTH = 3_000
 class Visitor(Protocol):
     """Who is told. Each element that is entered is left again, in the order of a tree."""
 
-    #: Whether it wants no more.
-    full: bool
+    @property
+    def full(self) -> bool:
+        """Whether it wants no more."""
+        ...
 
     def enter(self, name: str, attributes: Attributes) -> None:
         """An element begins; its name is lower-case."""

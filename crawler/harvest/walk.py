@@ -94,7 +94,7 @@ class Walk:
     def __init__(self, limit: int, lazy: Collection[str] = ()) -> None:
         #: Whether the limit is reached, and whether something else was left out.
         self.full = self.cut = False
-        #: Whether this is a document within a page, which says nothing of the page itself.
+        #: Whether what follows is a document within the page, which says nothing of the page itself.
         self.framed = False
         self.words = Words()
         self.found: list[Found] = []
@@ -135,7 +135,7 @@ class Walk:
         if self._opaque is not None:
             self._opened.append(None)
             return
-        if name in _BREAKS:
+        if self.words.open and name in _BREAKS:
             self.words.add(" ")
         place = self._place
         opener = _OPENERS.get(name)
@@ -157,7 +157,8 @@ class Walk:
 
     def leave(self) -> None:
         """Bring back what was true before the element."""
-        if self._names.pop() in _BREAKS:
+        name = self._names.pop()
+        if self.words.open and name in _BREAKS:
             self.words.add(" ")
         opened = self._opened.pop()
         if opened is None:
@@ -282,9 +283,8 @@ class Walk:
         self._license(href, "license" in relations)
         if "canonical" in relations and self.canonical is None and not self.framed:
             self.canonical = href
-        if "stylesheet" in relations or (
-            "preload" in relations and attributes.get("as", "").strip().lower() == "style"
-        ):
+        early = attributes.get("as", "").strip().lower() if "preload" in relations else ""
+        if "stylesheet" in relations or early == "style":
             self._address(self.sheets, href)
         if "alternate" in relations and kind in _FEED_TYPES:
             self._address(self.feeds, href)
@@ -429,5 +429,6 @@ _OPENERS: Mapping[str, Callable[[Walk, Attributes], _Open | None]] = {
 
 def _pixels(attributes: Attributes, name: str) -> int | None:
     """A length in pixels (https://html.spec.whatwg.org/#dimension-attributes), None where it is none."""
-    match = _PIXELS.fullmatch(attributes.get(name, "")[:20])
+    value = attributes.get(name)
+    match = _PIXELS.fullmatch(value[:20]) if value else None
     return int(match[1]) if match else None

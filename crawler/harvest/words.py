@@ -15,7 +15,8 @@ class Words:
     def __init__(self) -> None:
         self._pieces: list[str] = []
         self._length = 0
-        self._open = 0
+        #: Spans that are open.
+        self.open = 0
         self._starts: list[int] = []
         self._ends: dict[int, int] = {}
         self._read: dict[int, str] = {}
@@ -23,19 +24,19 @@ class Words:
 
     def begin(self) -> int:
         """Open a span; the answer is its number."""
-        self._open += 1
+        self.open += 1
         self._starts.append(self._length)
         return len(self._starts) - 1
 
     def add(self, text: str) -> None:
         """Text stands here."""
-        if self._open:
+        if self.open:
             self._pieces.append(text)
             self._length += len(text)
 
     def end(self, span: int) -> None:
         """Close a span."""
-        self._open -= 1
+        self.open -= 1
         self._ends[span] = self._length
 
     def of(self, span: int | None) -> str:
@@ -53,4 +54,6 @@ class Words:
 
 def collapse(text: str) -> str:
     """``text`` with its white space collapsed, up to `MAX_TEXT` characters."""
+    if not text:
+        return ""
     return " ".join(text[:_MAX_RAW].split())[:MAX_TEXT].rstrip()

@@ -1,6 +1,5 @@
 """What a worker is told of its outcomes: what became of them, where the first copy is, whether its own is too many."""
 
-import logging
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +10,7 @@ from crawler.frontier.politeness import Policy
 from crawler.frontier.roll import MAX_MEMBERS
 from crawler.frontier.sqlite import SqliteFrontier
 from crawler.model import About, Outcome, Verdict
-from tests.frontier.fakes import FakeClock, done, images, lease, saved, turn_ids
+from tests.frontier.fakes import FakeClock, done, image, images, lease, saved, tokens, turn_ids, work_off
 
 BYTES = "ab" * 32
 HERE, THERE = "a" * 16, "b" * 16
@@ -85,15 +84,25 @@ def test_whoever_was_too_late_is_told_that_the_copy_is_too_many_and_nothing_more
     assert frontier.complete("slow", [own], turn_ids(late)) == (Verdict(state="duplicate", is_spare=True),)
 
 
-def test_a_worker_that_joins_again_at_once_is_worth_a_word(
+def test_two_boxes_of_one_name_are_worth_a_word(frontier: SqliteFrontier, caplog: pytest.LogCaptureFixture) -> None:
+    frontier.hello("box/1", PROTOCOL)
+    held = tokens(lease(frontier, worker="box/1", limit=1))
+    frontier.extend("box/1", held, 120.0)
+    assert not caplog.messages
+    frontier.hello("box/1", PROTOCOL, About(stays=True))
+    frontier.hello("box/1", PROTOCOL)  # its copy on another box
+    frontier.extend("box/1", held, 120.0)
+    assert [message for message in caplog.messages if "two boxes share a store.json" in message]
+
+
+def test_a_lease_that_expired_is_no_sign_of_another_box(
     frontier: SqliteFrontier, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for seconds in (0.0, 60.0, 0.5):
-        clock.go(seconds)
-        frontier.hello("box/1", PROTOCOL)
-    frontier.hello("box/1", PROTOCOL, About(stays=True))
-    told = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert ["two boxes share a store.json" in record.getMessage() for record in told] == [True]
+    frontier.hello("box/1", PROTOCOL)
+    held = tokens(lease(frontier, worker="box/1", limit=1))
+    clock.go(121)
+    frontier.extend("box/1", held, 120.0)
+    assert not [message for message in caplog.messages if "store.json" in message]
 
 
 def test_one_worker_is_sent_home_until_it_comes_again(frontier: SqliteFrontier) -> None:
@@ -134,3 +143,22 @@ def test_who_is_late_is_known_before_the_leases_are_lost(frontier: SqliteFrontie
     assert frontier.stats().workers[0].loses_in is None
     clock.go(21)
     assert frontier.stats().workers[0].loses_in == 40.0
+
+
+def test_a_picture_that_can_t_be_had_makes_room_for_its_thumbnail() -> None:
+    frontier = SqliteFrontier(None, Policy(robots=False, delay=0.0))
+    frontier.put([image("http://a.example/big.jpg", fallback="http://a.example/small.jpg", alt="A")])
+    grant = lease(frontier)
+    failed = Outcome(status="done", token=tokens(grant)[0], reason="http-404")
+    frontier.complete("w1", [failed], turn_ids(grant))
+    (small,) = lease(frontier).turns[0].leases
+    assert (small.request.url, small.request.alt, small.request.fallback) == ("http://a.example/small.jpg", "A", "")
+    assert (frontier.stats().failed, frontier.stats().leased) == (1, 1)
+    frontier.close()
+
+
+def test_a_picture_that_is_had_leaves_its_thumbnail_alone() -> None:
+    frontier = SqliteFrontier(None, Policy(robots=False, delay=0.0))
+    frontier.put([image("http://a.example/big.jpg", fallback="http://a.example/small.jpg")])
+    assert work_off(frontier) == ["http://a.example/big.jpg"] and lease(frontier).state == "drained"
+    frontier.close()

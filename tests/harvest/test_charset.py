@@ -102,6 +102,16 @@ def test_any_bytes_under_any_header_are_decoded(body: bytes, content_type: str |
     assert codec
 
 
+_SAME = st.sampled_from([("utf-8", "é漢"), ("windows-1251", "щ"), ("gbk", "漢"), ("shift_jis", "漢"), ("euc-kr", "한")])
+
+
+@given(_SAME, st.text(" \t\n", max_size=3), st.booleans(), st.sampled_from(["'", '"', ""]))
+def test_a_declaration_may_be_spelled_in_any_way(same: tuple[str, str], space: str, upper: bool, quote: str) -> None:
+    label, text = same
+    tag = f"<meta name=x{space}\n/charset{space}={space}{quote}{label.upper() if upper else label}{quote} >"
+    assert decode(f"{tag}{text}".encode(label), None)[0] == tag + text
+
+
 # --- the query
 
 

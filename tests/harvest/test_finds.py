@@ -134,6 +134,27 @@ def test_a_copy_leads_to_its_original_and_not_to_further_copies() -> None:
     assert [request.url for request in outcome.discovered] == [f"{SITE}/i.png", f"{SITE}/dir/original", f"{SITE}/else"]
 
 
+def test_a_thumbnail_waits_for_the_picture_that_it_leads_to() -> None:
+    (image,) = harvest("<a href=/big.jpg><img src=/small.jpg srcset='/medium.jpg 300w'></a>").discovered
+    assert (image.url, image.fallback) == (f"{SITE}/big.jpg", f"{SITE}/medium.jpg")
+
+
+def test_a_page_about_a_picture_is_a_page() -> None:
+    page, image = sorted(
+        harvest("<a href=/wiki/File:Boat.jpg><img src=/boat.png></a>").discovered, key=lambda r: r.url
+    )[::-1]
+    assert (page.kind, page.url) == ("page", f"{SITE}/wiki/File:Boat.jpg") and (image.kind, image.fallback) == (
+        "image",
+        "",
+    )
+
+
+def test_spacers_and_names_are_no_pictures() -> None:
+    html = """<img src=/dot.gif width=1 height=1>
+      <script type=application/ld+json>{"image": {"@id": "http://a.example/#logo"}}</script>"""
+    assert harvest(html).discovered == ()
+
+
 # --- traps
 
 

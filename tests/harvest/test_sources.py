@@ -32,6 +32,11 @@ def images(html: str) -> tuple[Image, ...]:
         ("<a href=1.png?x=y#z>", [("a", "1.png?x=y#z")]),
         ("<area href=1.webp>", [("a", "1.webp")]),
         ("<a href=1.html><a href=?file=1.jpg><a href=#1.jpg><a href=1.jpg/>", []),
+        ("<image src=1>", [("img", "1")]),
+        ("<amp-anim src=1></amp-anim>", [("img", "1")]),
+        ("<object data=1 type=image/png></object>", [("object", "1")]),
+        ("<object data=1.SVG></object><embed src=2.svg?x>", [("object", "1.SVG"), ("object", "2.svg?x")]),
+        ("<object data=1.html></object><embed src=2.png type=text/html><embed>", []),
     ],
 )
 def test_elements_of_the_body(html: str, expected: list[tuple[str, str]]) -> None:
@@ -53,6 +58,16 @@ def test_elements_of_the_body(html: str, expected: list[tuple[str, str]]) -> Non
         ("<meta name=twitter:image content=1>", "twitter:image"),
         ("<meta property=twitter:image:src content=1>", "twitter:image"),
         ("<meta name=twitter:image0 content=1>", "twitter:image"),
+        ("<meta name=msapplication-TileImage content=/1>", "meta"),
+        ("<meta name=msapplication-square70x70logo content=/1>", "meta"),
+        ("<meta name=thumbnail content=/1>", "meta"),
+        ("<meta name=image content=/1>", "meta"),
+        ("<meta name=parsely-image-url content=/1>", "meta"),
+        ("<meta name=sailthru.image.thumb content=/1>", "meta"),
+        ("<meta property=vk:image content=/1>", "meta"),
+        ("<link rel=apple-touch-startup-image href=1>", "apple-touch-startup-image"),
+        ("<link rel=preload as=image href=1>", "preload"),
+        ("<link rel=preload as=Image imagesrcset='1 2x'>", "preload"),
     ],
 )
 def test_elements_of_the_head(html: str, source: str) -> None:
@@ -69,6 +84,13 @@ def test_elements_of_the_head(html: str, source: str) -> None:
         "<meta property=og:image:alt content=cat>",
         "<meta name=twitter:card content=summary_large_image>",
         "<meta property=og:image>",
+        "<meta name=image content=yes>",
+        "<meta name=imagetoolbar content=no>",
+        "<meta name=thumbnail_width content=75>",
+        "<meta name=msapplication-config content=/1.xml>",
+        "<link rel=preload as=script href=1.js>",
+        "<link rel=preload href=1>",
+        "<link rel=preload as=image imagesrcset=' '>",
     ],
 )
 def test_elements_of_the_head_that_name_no_image(html: str) -> None:
@@ -79,6 +101,101 @@ def test_descriptors_travel_along() -> None:
     narrow, wide, dense, plain = images("<img srcset='1 300w, 2 600w, 3 2x' src=4>")
     assert [(image.width, image.density) for image in (narrow, wide)] == [(300, None), (600, None)]
     assert (dense.width, dense.density, plain.density) == (None, 2.0, None)
+
+
+# --- drawings
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ("<svg><image href=1 /></svg>", ["1"]),
+        ("<svg><image xlink:href=1 src=2></image></svg>", ["1"]),
+        ("<svg><image href=1 xlink:href=2 /></svg>", ["1"]),
+        ("<svg><filter><feImage href=1 /></filter></svg>", ["1"]),
+        ("<svg><use href=1.svg#a /><use xlink:href=2.svg#a /></svg>", ["1.svg#a", "2.svg#a"]),
+        ("<svg><image href=#a /><use href=#a /><use /></svg>", []),
+        ("<use href=1.svg#a></use>", []),
+        ("<svg></svg><image src=1>", ["1"]),
+    ],
+)
+def test_drawings_name_images(html: str, expected: list[str]) -> None:
+    assert [url for _, url in found(html)] == expected
+
+
+# --- styles and backgrounds
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ("<p style='background: url(1)'>", [("css", "1")]),
+        ("<p style='list-style: url(\"1\"); --x: url(2.png)'>", [("css", "1"), ("css", "2.png")]),
+        ("<p style='background: url(#a); color: red'>", []),
+        ("<body background=1>", [("background", "1")]),
+        ("<p>x<body background=1>", [("background", "1")]),
+        ("<p>x<body class=x><body background=1><!-- <body background=2> -->", [("background", "1")]),
+        ("<table background=1><tr background=2><td background=3>", [("background", str(n)) for n in (1, 2, 3)]),
+        ("<table background=#fff></table><p background=1>", []),
+    ],
+)
+def test_styles_and_backgrounds_name_images(html: str, expected: list[tuple[str, str]]) -> None:
+    assert found(html) == expected
+
+
+def test_each_layer_of_a_style_is_a_picture() -> None:
+    html = "<img src=1 style='background: url(2), image-set(url(3) 1x, url(4) 2x)' data-src=/5>"
+    assert [image.group for image in images(html)] == [0, 1, 2, 2, 0]
+
+
+# --- microdata
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ("<meta itemprop=image content=/1>", ["1"]),
+        ("<link itemprop='url logo' href=1.png>", ["1.png"]),
+        ("<span itemprop=thumbnailUrl content=/1></span>", ["1"]),
+        ("<a itemprop=image href=/1></a><a itemprop=photo href=2.jpg></a>", ["2.jpg"]),
+        ("<object itemprop=image data=/1></object>", ["1"]),
+        ("<img itemprop=image src=1>", ["1"]),
+        ("<img itemprop=image src=1 content=/2>", ["1", "2"]),
+        ("<meta itemprop=contentUrl content=/1.mp4><meta itemprop=contentUrl content=/2.jpg>", ["2.jpg"]),
+        ("<p itemscope itemtype=http://schema.org/ImageObject><meta itemprop=url content=/1>", ["1"]),
+        ("<p itemscope itemtype=http://schema.org/Person><meta itemprop=url content=/1.jpg>", []),
+        ("<meta itemprop=image content=none><meta itemprop=name content=/1.jpg>", []),
+        ("<meta property=og:image itemprop=image content=/1>", ["1"]),
+    ],
+)
+def test_microdata_names_images(html: str, expected: list[str]) -> None:
+    assert [url for _, url in found(html)] == expected
+
+
+# --- links to pictures
+
+
+def test_what_a_thumbnail_links_to_ranks_above_it() -> None:
+    full, thumbnail = images("<a href=1.jpg><img src=2.jpg></a>")
+    assert (full.group, full.rank, thumbnail.group, thumbnail.rank) == (0, 3, 0, 0)
+
+
+def test_one_thumbnail_of_a_link_is_its_picture() -> None:
+    html = "<a href=1.jpg><picture><source srcset=2><img src=3></picture><img src=4></a><a href=5.jpg>x</a><img src=6>"
+    assert [image.group for image in images(html)] == [0, 0, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "name", ["File:Boat.jpg", "Datei:Boat.jpg", "%D0%A4%D0%B0%D0%B9%D0%BB:Boat.jpg", "Файл:Boat.jpg"]
+)
+def test_a_page_about_a_picture_is_not_the_picture(name: str) -> None:
+    page, thumbnail = images(f"<a href=/wiki/{name}?x=/y><img src=2.jpg></a>")
+    assert (page.rank, page.group != thumbnail.group) == (-1, True)
+
+
+@pytest.mark.parametrize("url", ["/10:30.jpg", "http://b.example:80/a.jpg", "/w/thumb/File:x/a.jpg", "/a_b:c.jpg"])
+def test_a_colon_alone_makes_no_page(url: str) -> None:
+    assert images(f"<a href={url}>x</a>")[0].rank == 3
 
 
 # --- attributes that only scripts read
@@ -97,6 +214,10 @@ def test_descriptors_travel_along() -> None:
         ("<div data-bg=1.jpg></div>", [("data-bg", "1.jpg")]),
         ("<section data-of-our-own='/1.png?v=2'></section>", [("data-of-our-own", "1.png?v=2")]),
         ("<li data-thumb=' 1.webp '></li>", [("data-thumb", "1.webp")]),
+        ("<div data-bg='url(\"/1\")'></div>", [("data-bg", "1")]),
+        ("<div data-style='background-image: url(1.jpg)'></div>", [("data-style", "1.jpg")]),
+        ("<div data-background-image=/1></div>", [("data-background-image", "1")]),
+        ("<img data-srcset='1.jpg, 2.jpg'>", [("data-srcset", "1.jpg"), ("data-srcset", "2.jpg")]),
     ],
 )
 def test_lazy_attributes(html: str, expected: list[tuple[str, str]]) -> None:
@@ -118,6 +239,8 @@ def test_lazy_attributes(html: str, expected: list[tuple[str, str]]) -> None:
         "<div data-caption='see 1.jpg'></div>",
         "<div data-sizes='(min-width: 1px) 300w'></div>",
         "<div cite=1.jpg></div>",
+        "<div data-src=/1></div>",
+        r"""<div data-event='{"html": "<img srcset=\"http:\/\/a.example\/1.jpg 300w, 2.jpg 600w\">"}'></div>""",
         f"<img data-src=/{'a' * MAX_LAZY_VALUE}.jpg>",
     ],
 )

@@ -108,19 +108,24 @@ def test_text_of_the_grammar_gives_candidates_of_the_grammar(text: str) -> None:
         assert candidate.width is None or candidate.density is None
 
 
+_URLS = st.from_regex(r"[a-z/,.:()]*[a-z/.]", fullmatch=True).filter(lambda url: url[0] != ",")
 _CANDIDATES = st.lists(
     st.one_of(
-        st.builds(Candidate, st.from_regex(r"[a-z/]{1,9}\.jpg", fullmatch=True)),
-        st.builds(
-            Candidate,
-            st.from_regex(r"[a-z/]{1,9}\.jpg", fullmatch=True),
-            st.integers(1, 10_000),
-        ),
+        st.builds(Candidate, _URLS),
+        st.builds(Candidate, _URLS, st.integers(1, 10_000)),
+        st.builds(Candidate, _URLS, st.none(), st.floats(0, 10)),
     )
 )
+_SPACES = st.text(" \t\n\f\r", max_size=3)
 
 
-@given(_CANDIDATES, st.sampled_from([", ", " , ", ",\n", " ,"]))
-def test_what_is_written_is_read_again(candidates: list[Candidate], comma: str) -> None:
-    text = comma.join(f"{c.url} {c.width}w" if c.width else c.url for c in candidates)
+def descriptor(candidate: Candidate) -> str:
+    if candidate.width is not None:
+        return f" {candidate.width}w"
+    return "" if candidate.density is None else f" {candidate.density!r}x"
+
+
+@given(_CANDIDATES, _SPACES, st.sampled_from([", ", " , ", ",\n", " ,"]))
+def test_what_is_written_is_read_again(candidates: list[Candidate], spaces: str, comma: str) -> None:
+    text = comma.join(f"{spaces}{candidate.url}{descriptor(candidate)}{spaces}" for candidate in candidates)
     assert list(parse_srcset(text)) == candidates

@@ -132,6 +132,10 @@ def test_linked_data_names_images() -> None:
     assert (image.declared_width, image.license, image.link_text) == (300, "http://a.example/l", "")
 
 
+def test_the_identifier_of_a_picture_ranks_below_pictures() -> None:
+    assert only('<script type=application/ld+json>{"image": {"@id": "/#logo"}}</script>').rank == -1
+
+
 def test_a_licence_may_be_a_name() -> None:
     data = '{"@type": "ImageObject", "contentUrl": "/1", "license": "CC BY 4.0"}'
     assert only(f"<script type=application/ld+json>{data}</script>").license == "CC BY 4.0"
