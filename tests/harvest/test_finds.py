@@ -140,13 +140,9 @@ def test_a_thumbnail_waits_for_the_picture_that_it_leads_to() -> None:
 
 
 def test_a_page_about_a_picture_is_a_page() -> None:
-    page, image = sorted(
-        harvest("<a href=/wiki/File:Boat.jpg><img src=/boat.png></a>").discovered, key=lambda r: r.url
-    )[::-1]
-    assert (page.kind, page.url) == ("page", f"{SITE}/wiki/File:Boat.jpg") and (image.kind, image.fallback) == (
-        "image",
-        "",
-    )
+    image, page = harvest("<a href=/wiki/File:Boat.jpg><img src=/boat.png></a>").discovered
+    assert (page.kind, page.url) == ("page", f"{SITE}/wiki/File:Boat.jpg")
+    assert (image.url, image.fallback) == (f"{SITE}/boat.png", "")
 
 
 def test_spacers_and_names_are_no_pictures() -> None:
