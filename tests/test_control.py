@@ -37,7 +37,7 @@ def test_an_order_that_nobody_takes_is_taken_back(tmp_path: Path) -> None:
 
 def test_pause_resume_and_stop(start: Start, tmp_path: Path) -> None:
     job = tmp_path / "job"
-    with slow_site(tmp_path, 100) as server:
+    with slow_site(tmp_path, 400) as server:
         crawl = start("run", "run", server.url, "-o", job, "-w", 1, "-t", 2)
         wait_until(lambda: stats_of(job).success > 3, "some pictures")
         assert start("pause", "pause", job).ends() == 0
@@ -50,6 +50,6 @@ def test_pause_resume_and_stop(start: Start, tmp_path: Path) -> None:
         assert start("stop", "stop", job).ends() == 0
         assert crawl.ends() == 130
     assert "Paused." in crawl.said and "Going on." in crawl.said and "Told to stop." in crawl.said
-    assert 3 < len(manifest_of(job)) < 100
+    assert 3 < len(manifest_of(job)) < 400
     late = start("late", "stop", job)
     assert late.ends() == 2 and "no crawl is running" in late.said

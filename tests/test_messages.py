@@ -16,8 +16,6 @@ from tests.processes import Command, commands, downloaders, wait_until
 
 Start = Callable[..., Command]
 
-pytestmark = pytest.mark.xdist_group("messages")
-
 #: A command of a release that speaks another protocol.
 OTHER_PROTOCOL = "import crawler.frontier.base as base; base.PROTOCOL = {}; from crawler.cli import main; main()"
 #: A master of protocol 1 had never heard of a third argument.

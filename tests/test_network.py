@@ -17,7 +17,7 @@ from tests.processes import Command, commands, downloaders, manifest_of, many_pi
 Start = Callable[..., Command]
 
 _REASON = why_not()
-pytestmark = [pytest.mark.skipif(bool(_REASON), reason=_REASON), pytest.mark.xdist_group("network")]
+pytestmark = pytest.mark.skipif(bool(_REASON), reason=_REASON)
 
 IMPATIENT = "from crawler.engines import client; client.ANSWER_SECONDS = 2.0; from crawler.cli import main; main()"
 

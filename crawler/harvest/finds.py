@@ -156,13 +156,8 @@ class Finds:
                 taken.add(key)
         return tuple(found.values())
 
-    def parts(self, place: Place, page: Page) -> tuple[Request, ...]:
-        """Style sheets, which may lie anywhere, and frames and feeds of the site's own."""
-        found = self.named(place, SHEET, page.sheets) + self.named(place, FRAME, page.frames)
-        return found + self.named(place, FEED, page.feeds)
-
     def named(self, place: Place, source: str, hrefs: Iterable[str]) -> tuple[Request, ...]:
-        """Parts of one kind."""
+        """Parts of one kind: style sheets, which may lie anywhere, or frames, feeds and sitemaps of the site's own."""
         nesting = place.request.nesting + 1
         if nesting > MAX_NESTING:
             return ()

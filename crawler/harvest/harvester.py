@@ -11,7 +11,7 @@ from crawler.errors import RequestFailed
 from crawler.fetcher import Conditions, Fetcher, Response, redirected
 from crawler.harvest.css import decode_sheet, read_sheet
 from crawler.harvest.feeds import Feed, read_xml
-from crawler.harvest.finds import FEED, SHEET, SITEMAP, Finds, Place, Rules, is_walkable
+from crawler.harvest.finds import FEED, FRAME, SHEET, SITEMAP, Finds, Place, Rules, is_walkable
 from crawler.harvest.page import Image, Page
 from crawler.harvest.parse import Parser, extract
 from crawler.model import Outcome, Request, failure
@@ -134,8 +134,7 @@ class Harvester:
             logger.info("action=opt-out url=%s directive=%s", place.url, no_images)
         images = () if no_images else self._images(place, document)
         links = () if no_links else self._links(place, document)
-        # Without images a style sheet is of no use; frames and feeds speak for themselves.
-        parts = () if no_images else self._parts(place, document)
+        parts = self._parts(place, document, images=not no_images, links=not no_links)
         self._finds.note(place, images, links)
         return Outcome(status="done", reason="opted-out" if no_images else "", discovered=(*images, *parts, *links))
 
@@ -150,10 +149,16 @@ class Harvester:
             return self._finds.links(place, document)
         return self._finds.pages(place, filter(is_walkable, document.pages))
 
-    def _parts(self, place: Place, document: Page | Feed) -> tuple[Request, ...]:
-        if isinstance(document, Page):
-            return self._finds.parts(place, document)
-        return self._finds.named(place, SITEMAP, document.sitemaps)
+    def _parts(self, place: Place, document: Page | Feed, *, images: bool, links: bool) -> tuple[Request, ...]:
+        """Without images style sheets are of no use; frames, feeds and sitemaps speak for themselves, if followed."""
+        if isinstance(document, Feed):
+            return self._finds.named(place, SITEMAP, document.sitemaps) if links else ()
+        sheets = self._finds.named(place, SHEET, document.sheets) if images else ()
+        if not links:
+            return sheets
+        return (
+            sheets + self._finds.named(place, FRAME, document.frames) + self._finds.named(place, FEED, document.feeds)
+        )
 
     def _fragments(self, feed: Feed) -> list[Page]:
         """The HTML in a feed's entries; what it links to is on the entry's page too, and left to that."""

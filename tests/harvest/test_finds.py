@@ -72,6 +72,16 @@ def test_what_stands_in_a_frame_is_one_step_from_its_page() -> None:
     assert (link.depth, link.nesting, link.seed) == (3, 0, PAGE)
 
 
+@pytest.mark.parametrize(
+    ("directives", "sources"),
+    [("noimageindex", {FRAME, FEED, "a"}), ("nofollow", {SHEET, "img"}), ("none", set[str]())],
+)
+def test_what_a_page_asks_for_holds_for_its_parts(directives: str, sources: set[str]) -> None:
+    html = f"""<meta name=robots content={directives}><link rel=stylesheet href=/x.css><iframe src=/frame></iframe>
+               <link rel=alternate type=application/rss+xml href=/feed><img src=/i.png><a href=/next>"""
+    assert {request.source for request in harvest(html).discovered} == sources
+
+
 # --- feeds and sitemaps
 
 
