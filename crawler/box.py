@@ -215,7 +215,7 @@ def build_harvester(name: str, frontier: Frontier, config: CrawlConfig) -> tuple
         agent=agent,
     )
     robots = RobotsHandler(fetcher, agent, tdm=config.politeness.tdmrep)
-    handlers: dict[Kind, Handler] = {"page": harvester, "robots": robots, "list": ListReader()}
+    handlers: dict[Kind, Handler] = {"page": harvester, "part": harvester, "robots": robots, "list": ListReader()}
     settings = worker_settings(config, threads=_HARVEST_THREADS)
     return Worker(name, frontier, handlers, settings, abort=fetcher.abort), fetcher
 

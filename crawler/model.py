@@ -9,8 +9,9 @@ from msgspec import Meta, Struct, structs
 
 from crawler.errors import RequestFailed
 
-#: What a request is for: a page to harvest, an image to download, the rules of an origin, a list to read.
-Kind = Literal["page", "image", "robots", "list"]
+#: What a request is for: a page to harvest, an image to download, the rules of an origin, a list to read, a part of a
+#: page (style sheet, frame, feed, sitemap), which is no page of its own.
+Kind = Literal["page", "image", "robots", "list", "part"]
 
 #: What came of a lease: settled for good, to be tried again, given back untouched, goes on elsewhere.
 OutcomeStatus = Literal["done", "retry", "released", "moved"]
@@ -57,7 +58,7 @@ class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
     hops: int = 0
     #: Links between the seed and here; an image has the depth of its page.
     depth: int = 0
-    #: Documents between the page that it is a part of and it: 1 for a style sheet, 2 for one that it imports.
+    #: For ``part``: documents between the page and it, 1 for a style sheet, 2 for one that this imports.
     nesting: int = 0
     #: Greater goes first, with ``--order priority``.
     priority: int = 0
@@ -100,7 +101,7 @@ class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def is_seed(self) -> bool:
         """Whether the user named this page."""
-        return self.kind == "page" and not self.depth and not self.nesting
+        return self.kind == "page" and not self.depth
 
 
 #: What a record has from its request, whatever a worker says: how it was found, and the words around it.

@@ -53,7 +53,7 @@ def work_off(
 
 
 def _attempt(turn: Turn, request: Request, handle: Callable[[Request], Outcome]) -> Outcome:
-    rules = turn.robots.get(origin(request.location), "") if request.kind in ("page", "image") else ""
+    rules = turn.robots.get(origin(request.location), "") if request.kind in ("page", "image", "part") else ""
     error = robots.refusal(rules, request.location) if rules else None
     if error is not None:
         return failure(request, error)

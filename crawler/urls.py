@@ -34,7 +34,7 @@ _TRACKING = frozenset(
 _TRACKING_FAMILIES = ("utm_", "mtm_", "hsa_", "matomo_", "piwik_")
 #: Parameters that are session ids by name alone, and those that are where their value looks like one.
 _SESSIONS = frozenset({"jsessionid", "phpsessid", "oscsid", "xtcsid", "zenid", "cftoken"})
-_PERHAPS_SESSIONS = frozenset({"s", "sess", "sessid", "session", "session_id", "sessionid", "sid"})
+_PERHAPS_SESSIONS = frozenset({"sess", "sessid", "session", "session_id", "sessionid", "sid"})
 _SESSION_VALUE = re.compile(r"[0-9a-f]{16,}|(?=[a-z]*[0-9])(?=[0-9]*[a-z])[0-9a-z]{20,}", re.IGNORECASE)
 #: Session ids in paths: of servlets and PHP (``/x;jsessionid=1A2B``), and of ASP.NET (``/(S(24 characters))/x``).
 _SESSION_SUFFIX = re.compile(r";(?:jsessionid|phpsessid|sessionid)=[^;/]*", re.IGNORECASE)
@@ -89,8 +89,11 @@ def page_key(url: str) -> str:
     return f"{path}?{'&'.join(sorted(parts, key=_name))}"  # of one name, the first stays the first
 
 
-def without_session(url: str) -> str:
-    """The canonical ``url`` without session ids, otherwise letter by letter as it was."""
+def without_session(url: str, *, surely: bool = False) -> str:
+    """The canonical ``url`` without session ids, otherwise letter by letter as it was.
+
+    With ``surely``, what may as well be a hash of the content, by which a picture is chosen, is left in.
+    """
     path, mark, query = url.partition("?")
     bare = _SESSION_SEGMENT.sub("", _SESSION_SUFFIX.sub("", path))
     if bare != path:
@@ -99,16 +102,16 @@ def without_session(url: str) -> str:
         return path + mark
     sessions = _SESSIONS | {"cfid"} if "cftoken=" in query.lower() else _SESSIONS  # they come in pairs
     parts = query.split("&")
-    kept = [part for part in parts if not _is_session(part, sessions)]
+    kept = [part for part in parts if not _is_session(part, sessions, surely=surely)]
     return f"{path}?{'&'.join(kept)}" if kept else path
 
 
-def _is_session(part: str, sessions: frozenset[str]) -> bool:
+def _is_session(part: str, sessions: frozenset[str], *, surely: bool) -> bool:
     name, _, value = part.partition("=")
     name = name.lower()
     if name in sessions or name.startswith("aspsessionid"):
         return True
-    return name in _PERHAPS_SESSIONS and _SESSION_VALUE.fullmatch(value) is not None
+    return not surely and name in _PERHAPS_SESSIONS and _SESSION_VALUE.fullmatch(value) is not None
 
 
 def _is_tracking(name: str) -> bool:

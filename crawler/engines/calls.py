@@ -64,7 +64,7 @@ class _Hello(Struct, frozen=True, array_like=True):
 
 class _Lease(_Arguments, frozen=True):
     worker: _Worker
-    kinds: Annotated[tuple[Kind, ...], Meta(min_length=1, max_length=4)]
+    kinds: Annotated[tuple[Kind, ...], Meta(min_length=1, max_length=5)]
     limit: _Count
     seconds: _Seconds
     wait: _Seconds

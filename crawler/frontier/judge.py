@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 #: Redirects that are gone along with, whatever a worker says.
 _MAX_HOPS = 20
+#: Reasons for which a picture is not wanted in any size.
+_WISHES = frozenset({"robots", "opted-out", "filtered", "too-small"})
 #: Sitemaps taken from one robots.txt; an index among them may name more.
 _MAX_SITEMAPS = 100
 #: What holds for an origin whose robots.txt could not be had, for an hour.
@@ -128,11 +130,11 @@ class Judge:
         if seed is None:
             return []
         found = (
-            Request(url=url, nesting=1, seed=seed.seed, referrer=entry.request.url, source="sitemap")
+            Request(url=url, kind="part", nesting=1, seed=seed.seed, referrer=entry.request.url, source="sitemap")
             for url in rules.sitemaps[:_MAX_SITEMAPS]
         )
-        host = host_key(entry.request.url)
-        return [request for request in found if is_sound(request) and host_key(request.url) == host]
+        host = host_key(entry.request.url).removeprefix("www.")
+        return [each for each in found if is_sound(each) and host_key(each.url).removeprefix("www.") == host]
 
     def _lessons(self, entry: Entry, outcome: Outcome, now: float) -> list[Effect]:
         """What the outcome teaches about its host."""
@@ -199,7 +201,7 @@ class Judge:
             _log.info("action=fail kind=%s url=%s reason=%s", entry.request.kind, entry.request.url, reason)
         effects.append(partial(self._tally.settle, entry.request, reason, record))
         effects.append(partial(self._budget.settle, self._place(entry.request).host, entry.request.kind))
-        fallback = entry.request.fallback if reason else ""
+        fallback = entry.request.fallback if reason and reason not in _WISHES else ""
         instead = msgspec.structs.replace(anew(entry.request), url=fallback, fallback="") if fallback else None
         return Ruling(effects, record, is_final=True, instead=instead)
 

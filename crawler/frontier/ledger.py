@@ -30,7 +30,7 @@ SCHEMA = 1
 _APPLICATION = 0x696D6763
 
 WAITING, DONE, FAILED = 0, 1, 2
-_KINDS: tuple[Kind, ...] = ("page", "image", "robots", "list")
+_KINDS: tuple[Kind, ...] = ("page", "image", "robots", "list", "part")
 
 _PRAGMAS = (
     "journal_mode=WAL",

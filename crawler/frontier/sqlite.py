@@ -45,9 +45,9 @@ _log = logging.getLogger(__name__)
 #: A waiting `lease` looks again at least this often, seconds.
 _LONGEST_NAP = 1.0
 #: Kinds in the order in which one call for work is served.
-_SERVED: tuple[Kind, ...] = ("robots", "list", "page", "image")
+_SERVED: tuple[Kind, ...] = ("robots", "list", "part", "page", "image")
 #: Kinds that a worker's outcome may bring: no list from the master's disk.
-_FOUND: tuple[Kind, ...] = ("page", "image")
+_FOUND: tuple[Kind, ...] = ("page", "image", "part")
 #: What is known of a worker that says nothing of its box.
 _UNKNOWN = About()
 

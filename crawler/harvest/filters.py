@@ -58,8 +58,10 @@ class Filter:
 
     def admits(self, url: str) -> bool:
         """Whether a canonical URL is wanted."""
-        if self._include and not any(matches(url) for matches in self._include):
-            return False
+        return (not self._include or any(matches(url) for matches in self._include)) and self.spares(url)
+
+    def spares(self, url: str) -> bool:
+        """Whether no pattern excludes a canonical URL; what a page is made of need not be included by itself."""
         return not any(matches(url) for matches in self._exclude)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from msgspec import structs
 
@@ -32,12 +32,18 @@ _FEEDS = frozenset(
     }
 )
 _ACCEPT = "text/html,application/xhtml+xml,text/css,application/xml;q=0.9,image/*;q=0.8,*/*;q=0.5"
+_SHEETS = frozenset({"", "text/css", "text/plain"})
+_GZIP = b"\x1f\x8b"
+#: HTML in a feed that is read, in characters and in ``<`` signs: together as much as of a page.
+_MAX_HTML, _MAX_MARKUP = 2 * 2**20, 100_000
+#: What is asked for the search index's sake means pages, not what they are made of.
+_NO_IMAGES_OF_PARTS = NO_IMAGES - {"noindex"}
 #: Bytes at the beginning of XML that is no feed in which it may say that it is a page.
 _PROLOGUE = 2_048
 
 
 class Harvester:
-    """Handler of ``page`` requests.
+    """Handler of ``page`` and ``part`` requests.
 
     Args:
         fetcher: brings the documents.
@@ -76,7 +82,6 @@ class Harvester:
         """Fetch one document and report what it names; a failure is an outcome too, never an exception."""
         trap = self._finds.trap_of(request)
         if trap:
-            logger.info("action=trap name=%s url=%s", trap, request.url)
             return Outcome(status="done", reason="trap")
         conditions = self._of_sitemaps if request.source == SITEMAP else self._conditions
         try:
@@ -98,7 +103,7 @@ class Harvester:
         content_type = response.headers.get("content-type", "")
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type.startswith("image/"):
-            return Outcome(status="done", discovered=_itself(request, response.url))
+            return Outcome(status="done", discovered=self._finds.itself(request, canonicalize(response.url)))
         document = self._read(request, response, media_type, content_type)
         if document is None:
             return Outcome(status="done", reason="unsupported-format")
@@ -108,13 +113,14 @@ class Harvester:
 
     def _read(self, request: Request, response: Response, media_type: str, content_type: str) -> Page | Feed | None:
         """The document by its type, and by what it was named as; None where it is of no use."""
-        if media_type == "text/css" or (request.source == SHEET and media_type in ("", "text/plain")):
-            return _sheet(response, content_type)
+        if media_type == "text/css" or request.source == SHEET:
+            return _sheet(response, content_type) if media_type in _SHEETS else None
         is_feed = media_type in _FEEDS or request.source in (FEED, SITEMAP)
         if not is_feed and media_type not in _PAGES:
             return None
         data = response.read()
-        feed = read_xml(data, response.url, content_type) if is_feed else None
+        is_packed = data[:2] == _GZIP and request.source != SITEMAP  # only sitemaps come so
+        feed = read_xml(data, response.url, content_type) if is_feed and not is_packed else None
         if feed is not None:
             return feed
         is_page = media_type in _PAGES or b"<html" in data[:_PROLOGUE].lower()
@@ -129,9 +135,10 @@ class Harvester:
         headers = response.headers
         asked = header_directives(headers.getlist("x-robots-tag"), headers.getlist("tdm-reservation"))
         asked = together(asked, document.directives if isinstance(document, Page) else frozenset())
-        no_images, no_links = (objection(asked, words, self._agent, self._clock()) for words in (NO_IMAGES, NO_LINKS))
-        if no_images:
-            logger.info("action=opt-out url=%s directive=%s", place.url, no_images)
+        unwanted = _NO_IMAGES_OF_PARTS if place.request.source in (SHEET, FEED, SITEMAP) else NO_IMAGES
+        no_images, no_links = (objection(asked, words, self._agent, self._clock()) for words in (unwanted, NO_LINKS))
+        for directive in filter(None, (no_images, no_links)):
+            logger.info("action=opt-out url=%s directive=%s", place.url, directive)
         images = () if no_images else self._images(place, document)
         links = () if no_links else self._links(place, document)
         parts = self._parts(place, document, images=not no_images, links=not no_links)
@@ -142,7 +149,9 @@ class Harvester:
         if isinstance(document, Page):
             return self._finds.images(place, document)
         found = self._finds.feed_images(place, document.images)
-        return found + tuple(image for page in self._fragments(document) for image in self._finds.images(place, page))
+        for page, url in self._fragments(document):
+            found += self._finds.images(structs.replace(place, url=url), page)
+        return found
 
     def _links(self, place: Place, document: Page | Feed) -> tuple[Request, ...]:
         if isinstance(document, Page):
@@ -160,9 +169,15 @@ class Harvester:
             sheets + self._finds.named(place, FRAME, document.frames) + self._finds.named(place, FEED, document.feeds)
         )
 
-    def _fragments(self, feed: Feed) -> list[Page]:
+    def _fragments(self, feed: Feed) -> Iterator[tuple[Page, str]]:
         """The HTML in a feed's entries; what it links to is on the entry's page too, and left to that."""
-        return [extract(part.html, part.url, parser=self._parser, lazy=self._lazy) for part in feed.fragments]
+        room, markup = _MAX_HTML, _MAX_MARKUP
+        for part in feed.fragments:
+            room, markup = room - len(part.html), markup - part.html.count("<")
+            if room < 0 or markup < 0:
+                logger.warning("feed cut short url=%s", part.url)
+                return
+            yield extract(part.html, part.url, parser=self._parser, lazy=self._lazy), canonicalize(part.url)
 
 
 def _sheet(response: Response, content_type: str) -> Page:
@@ -175,10 +190,3 @@ def _sheet(response: Response, content_type: str) -> Page:
     )
     imports = (url for reference in sheet.imports if (url := resolve(response.url, reference)))
     return Page(images=tuple(images), sheets=tuple(imports), base=response.url, truncated=sheet.truncated)
-
-
-def _itself(request: Request, url: str) -> tuple[Request, ...]:
-    """The request for an image that was taken for a page, because its URL does not tell."""
-    source = "seed" if request.is_seed else "link"
-    place = canonicalize(url)
-    return (structs.replace(request, url=place, kind="image", target="", hops=0, nesting=0, source=source),)

@@ -20,6 +20,8 @@ Parser = Literal["lxml", "lexbor"]
 
 #: URLs taken from one page, images, links and the rest together.
 MAX_URLS = 20_000
+#: Characters of all of them together: a long ``<base>`` before each of many short references would fill disk and log.
+MAX_URL_BYTES = 8 * 2**20
 #: Documents in ``srcdoc`` attributes, those in each other included, that are read of one page.
 _MAX_DOCUMENTS = 20
 
@@ -88,11 +90,12 @@ def _walk_documents(feed: Callable[[str, Visitor], bool], walk: Walk) -> bool:
 
 
 def _page(walk: Walk, resolver: "_Resolver", *, cut: bool) -> Page:
-    """What a walk found, resolved."""
+    """What a walk found, resolved; pictures first, in case there is too much."""
+    images = tuple(_images(walk, resolver))
     links = dict.fromkeys(link for href, _ in walk.links if (link := resolver(href)))
     followed = {resolver(href) for href, nofollow in walk.links if not nofollow}
     return Page(
-        images=tuple(_images(walk, resolver)),
+        images=images,
         links=tuple(links),
         nofollow=frozenset(links.keys() - followed),
         sheets=resolver.each(walk.sheets),
@@ -103,7 +106,7 @@ def _page(walk: Walk, resolver: "_Resolver", *, cut: bool) -> Page:
         title=walk.words.of(walk.title),
         language=walk.language,
         directives=frozenset(walk.directives),
-        truncated=cut or walk.full,
+        truncated=cut or walk.full or resolver.is_full,
     )
 
 
@@ -115,6 +118,12 @@ class _Resolver:
         self.base = href if href is not None and len(href) <= MAX_URL_LENGTH else own
         self._codec = codec
         self._known: dict[str, str | None] = {}
+        self._room = MAX_URL_BYTES
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the URLs of this page were too much together."""
+        return self._room < 0
 
     def __call__(self, reference: str) -> str | None:
         """Absolute http(s) URL, None where it is none or too long to be one that is followed."""
@@ -128,9 +137,10 @@ class _Resolver:
 
     def _resolve(self, reference: str) -> str | None:
         # The bound comes first: a long base before each of many short references would fill the memory.
-        if len(reference) > MAX_URL_LENGTH:
+        if len(reference) > MAX_URL_LENGTH or self._room < 0:
             return None
         href = resolve(self.base, encode_query(reference, self._codec))
+        self._room -= len(href or "")
         return href if href is not None and len(href) <= MAX_URL_LENGTH else None
 
 

@@ -18,7 +18,7 @@ def found(request: Request, policy: Policy, sitemaps: tuple[str, ...] = NAMED) -
     frontier.put([request])
     learn(frontier, RobotsRules(sitemaps=sitemaps))
     waiting: list[Request] = []
-    while grant := lease(frontier, "page").turns:
+    while grant := lease(frontier, "page", "part").turns:
         waiting += [each.request for turn in grant for each in turn.leases]
     frontier.close()
     return [each for each in waiting if each.source == SITEMAP]

@@ -1,6 +1,7 @@
 """What documents lead to: parts, pages and pictures, within scope, patterns and depth; and traps that are left."""
 
 from collections.abc import Iterable
+from time import process_time
 
 import pytest
 
@@ -27,7 +28,7 @@ def found(outcome: Outcome, *sources: str) -> list[str]:
 
 
 def part(url: str, source: str, **fields: object) -> Request:
-    known = {"nesting": 1, "seed": PAGE, "referrer": PAGE, "source": source} | fields
+    known = {"kind": "part", "nesting": 1, "seed": PAGE, "referrer": PAGE, "source": source} | fields
     return Request(url=url, **known)  # type: ignore[arg-type]
 
 
@@ -38,7 +39,7 @@ def test_a_style_sheet_may_lie_anywhere_and_stands_where_its_page_stands() -> No
     outcome = harvest('<link rel=stylesheet href="//cdn.example/x.css"><style>@import "y.css";</style>', scope="page")
     sheets = [request for request in outcome.discovered if request.source == SHEET]
     assert [sheet.url for sheet in sheets] == ["http://cdn.example/x.css", "http://a.example/dir/y.css"]
-    assert {(sheet.kind, sheet.depth, sheet.nesting, sheet.referrer) for sheet in sheets} == {("page", 0, 1, PAGE)}
+    assert {(sheet.kind, sheet.depth, sheet.nesting, sheet.referrer) for sheet in sheets} == {("part", 0, 1, PAGE)}
 
 
 def test_pictures_of_a_style_sheet_belong_to_the_page_that_names_it() -> None:
@@ -138,10 +139,69 @@ def test_a_page_is_remembered_by_its_key_and_fetched_by_its_url() -> None:
     assert second.url == f"{SITE}/q"
 
 
+def copies(own: str, canonical: str, *links: str, is_seed: bool = False) -> list[str]:
+    """The pages that follow from a page with a canonical address."""
+    html = f"<link rel=canonical href='{canonical}'>" + "".join(f"<a href='{link}'>" for link in links)
+    url = f"{SITE}{own}"
+    request = seed_request(url, "seed") if is_seed else Request(url=url, depth=1, seed=f"{SITE}/", source="a")
+    return [found.url.removeprefix(SITE) for found in harvest(html, request).discovered]
+
+
 def test_a_copy_leads_to_its_original_and_not_to_further_copies() -> None:
-    html = "<link rel=canonical href=/dir/original><a href='page?sort=1'><a href=/else><img src=/i.png>"
-    outcome = harvest(html)
-    assert [request.url for request in outcome.discovered] == [f"{SITE}/i.png", f"{SITE}/dir/original", f"{SITE}/else"]
+    assert copies("/copy?by=price", "/original", "/copy?by=age", "/else") == ["/original", "/else"]
+    assert copies("/shop?by=price", "/shop", "/shop?by=age", "/shop?by=age&page=2") == ["/shop", "/shop?by=age&page=2"]
+
+
+def test_a_seed_is_walked_as_it_was_named() -> None:
+    assert copies("/shop?tag=cats", "/shop", "/shop?page=2&tag=cats", is_seed=True) == ["/shop?page=2&tag=cats"]
+
+
+def test_a_page_whose_original_is_not_wanted_is_walked_itself() -> None:
+    assert copies("/a", "http://b.example/a", "/a?page=2") == ["/a?page=2"]
+
+
+def test_words_come_from_where_the_picture_is_shown() -> None:
+    html = """<meta property=og:image content=/a.png><figure><img src=/a.png alt="A boat" width=300>
+              <figcaption>Cap</figcaption></figure><img src=/b.png><img src=/b.png alt=B>"""
+    first, second = sorted(harvest(html).discovered, key=lambda request: request.url)
+    assert (first.source, first.alt, first.caption, first.declared_width) == ("img", "A boat", "Cap", 300)
+    assert second.alt == "B"
+
+
+def test_what_is_excluded_is_not_taken_in_another_way() -> None:
+    images, pages = Filter(exclude=["*/no.png"]), Filter(exclude=["/no/*"])
+    assert harvest(b"", kind="image/png", images=Filter(exclude=["/dir/*"])).discovered == ()
+    (image,) = harvest("<a href=/big.jpg><img src=/no.png></a>", images=images).discovered
+    assert (image.url, image.fallback) == (f"{SITE}/big.jpg", "")
+    moved = Canned(status=302, headers={"Location": "/no/1"})
+    request = Request(url=f"{SITE}/go", depth=1, seed=PAGE, source="a")
+    outcome = Harvester(CannedFetcher({request.url: moved}), Rules(pages=pages)).handle(request)
+    assert outcome.reason == "filtered"
+
+
+def test_what_a_page_is_made_of_need_not_be_included() -> None:
+    outcome = harvest("<link rel=stylesheet href=/x.css><a href=/other>", pages=Filter(["/dir/*"]))
+    assert [request.url for request in outcome.discovered] == [f"{SITE}/x.css"]
+
+
+def test_a_page_under_the_name_of_a_sheet_is_of_no_use() -> None:
+    assert harvest("<img src=/x.png>", part("http://other.example/x.css", SHEET)).reason == "unsupported-format"
+
+
+def test_a_long_base_does_not_fill_disk_and_log(caplog: pytest.LogCaptureFixture) -> None:
+    html = f"<base href='http://a.example/{'%41' * 2_600}/'>" + "".join(f"<a href={n}>" for n in range(20_000))
+    started = process_time()
+    with caplog.at_level("INFO", logger="crawler"):
+        outcome = harvest(html)
+    assert outcome.discovered == () and process_time() - started < 4
+    assert sum(len(message) for message in caplog.messages) < 10_000
+
+
+def test_the_html_of_a_feed_is_read_as_far_as_that_of_a_page() -> None:
+    item = "<item><description><![CDATA[" + "<b>" * 3_000 + "]]></description></item>"
+    started = process_time()
+    harvest(f"<rss><channel>{item * 200}</channel></rss>", part(f"{SITE}/feed", FEED), "application/rss+xml")
+    assert process_time() - started < 4
 
 
 def test_a_thumbnail_waits_for_the_picture_that_it_leads_to() -> None:
