@@ -157,8 +157,11 @@ class _Reader:
             declaration = tinycss2.parse_one_declaration(statement, skip_comments=True)
         except ValueError:  # a number too long for Python
             return
-        if declaration.type == "declaration" and declaration.lower_name not in _NO_PICTURES:
-            found = _pictures(declaration.value, declaration.lower_name, self._numbers)
+        if declaration.type != "declaration":
+            return
+        name = declaration.lower_name
+        if name not in _NO_PICTURES and not name.startswith("_"):  # which no browser reads
+            found = _pictures(declaration.value, name, self._numbers)
             self.images += [image for image in found if _is_picture(image.url)]
             self.full |= len(self.images) > MAX_URLS
             del self.images[MAX_URLS:]

@@ -48,7 +48,7 @@ _CARD = re.compile(r"og:image(?::url|:secure_url)?|twitter:image(?::src|[0-9])?"
 #: Other keys of ``<meta>`` whose value is a picture.
 _PREVIEW = re.compile(
     r"image|image_src|thumbnail(?:url)?|(?:vk|pinterest):(?:image|media)|parsely-image-url|sailthru\.image(?:\.\w+)?"
-    r"|msapplication-(?:tileimage|(?:square|wide)[0-9x]+logo)"
+    r"|msapplication-tileimage"
 )
 _ICONS = (
     *("icon", "apple-touch-icon", "apple-touch-icon-precomposed", "apple-touch-startup-image"),
