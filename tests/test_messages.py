@@ -47,6 +47,8 @@ def web() -> Iterator[DemoServer]:
 def masters(web: DemoServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     """Masters with nothing to do, by the name of their directory: in the clear and with TLS."""
     folder = tmp_path_factory.mktemp("masters")
+    patient = "[queue]\nlease = 1800\n[fetch]\nfirst_byte_timeout = 900\ntotal_timeout = 900\n"
+    (folder / "crawler.toml").write_text(patient)  # until the last of these tests is done
     with commands(folder) as start:
         for name, flags in {"plain": (), "tls": ("--tls", "always"), "wide": ("--listen", "0.0.0.0:0")}.items():
             start(name, "harvest", web.url, "-o", folder / name, *flags)
