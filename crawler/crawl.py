@@ -44,6 +44,9 @@ _log = logging.getLogger(__name__)
 _TICK = 0.25
 #: Seconds that a finished master goes on answering, so that its downloaders hear of the end.
 _FAREWELL = 10.0
+#: Seconds for which a master that was started again waits for those who worked for its earlier life, to tell them of
+#: the end: they try again every two seconds at least.
+_RETURN = 5.0
 #: A worker that holds nothing asks every second; one that was not heard of for so long has left.
 _SILENCE = 3.0
 #: Records taken from the frontier at a time.
@@ -97,6 +100,9 @@ class Crawl:
         self._view = view or Silence()
         self._on_open = on_open or _do_nothing
         self._interrupts = 0
+        self._is_resumed = False
+        #: Clock time before which the end is not the end.
+        self._stays_until = 0.0
         self._frontier: _Frontier | None = None
         self._engines: list[Engine] = []
         #: Workers that have been heard of.
@@ -124,6 +130,8 @@ class Crawl:
             server = self._serve(frontier, stack)
             write_file(self.output / CRAWL_FILE, [self.config.to_toml().encode()], sync=True)  # they proved to work
             self._engines = [self._harvest(frontier, stack), self._downloads(frontier, stack, here=downloads_here)]
+            if self._is_resumed and not downloads_here:
+                self._stays_until = time.monotonic() + _RETURN
             self._greet(server, downloads_here=downloads_here)
             try:
                 for engine in self._engines:
@@ -169,6 +177,7 @@ class Crawl:
             frontier.drain()
         before = frontier.stats()
         frontier.put(requests)
+        self._is_resumed = known
         if known:
             images, pages = before.waiting + before.leased, before.pages_waiting + before.pages_leased
             counts = f"{before.success} saved, {before.failed} failed, {images + pages} waiting"
@@ -254,7 +263,8 @@ class Crawl:
         deadline = time.monotonic() + patience
         while self._interrupts < 2 and time.monotonic() < deadline:
             self._pump(frontier, manifest)
-            if downloads.wait(_TICK) and self._is_farewell_said(frontier):
+            is_over = downloads.wait(_TICK) and self._is_farewell_said(frontier)
+            if is_over and (self._interrupts or time.monotonic() >= self._stays_until):
                 return
 
     def _obey(self, frontier: _Frontier) -> None:

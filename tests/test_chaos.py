@@ -92,7 +92,9 @@ def test_fifty_kills_lose_nothing_and_double_nothing(start: Start, tmp_path: Pat
             before = settled(fire.job)
             wait_until(lambda: settled(fire.job) >= min(before + 4, number - 20), "it goes on")  # noqa: B023
             struck += fire.strike().startswith("kill")
-        assert [command.ends() for command in fire.running.values()] == [0, 0, 0], fire.running["master"].said
+        master, *boxes = [command.ends() for command in fire.running.values()]
+        assert master == 0, fire.running["master"].said
+        assert set(boxes) <= {0, 4}  # 4: one that was started again when the master was already gone
         asked = Counter(hit.path for hit in server.requests)
     rows = manifest_of(fire.job)
     assert len(rows) == len({row.url for row in rows}) == number

@@ -202,13 +202,16 @@ _SHA256 = re.compile(r"(?:[0-9a-f]{64})?")
 _STORE = re.compile(r"(?:[0-9a-f]{16})?")
 _FORMAT = re.compile(r"[a-z0-9]{0,16}")
 _URL = re.compile(r"(?:https?://[!-;=?-~]*)?")
+_PATH = re.compile(r"images/([0-9a-f]{2})/(\1[0-9a-f]{62})\.[a-z0-9]{1,8}")
 _SIZES = attrgetter("bytes", "width", "height", "http_status", "attempts", "fetched_at", "elapsed", "depth")
 
 
 def _check_record(record: ImageRecord) -> None:
     """Refuse what no downloader of ours writes: people join paths from the manifest, and programs read its rows."""
-    texts = ((_SHA256, record.sha256), (_STORE, record.store), (_FORMAT, record.format), (_URL, record.final_url))
-    if not all(pattern.fullmatch(text) for pattern, text in texts) or min(_SIZES(record)) < 0:
+    is_named = _SHA256.fullmatch(record.sha256) and _STORE.fullmatch(record.store)
+    is_written = _FORMAT.fullmatch(record.format) and _URL.fullmatch(record.final_url)
+    if not is_named or not is_written or min(_SIZES(record)) < 0:
         raise ValueError("a field of the record is out of range")
-    if record.path and not re.fullmatch(rf"images/{record.sha256[:2]}/{record.sha256}\.[a-z0-9]{{1,8}}", record.path):
+    path = _PATH.fullmatch(record.path)
+    if record.path and (path is None or path[2] != record.sha256):
         raise ValueError("the path of the record is not that of its content")

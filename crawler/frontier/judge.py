@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 
 import msgspec
 
@@ -29,6 +30,7 @@ _MAX_SITEMAPS = 100
 #: What holds for an origin whose robots.txt could not be had, for an hour.
 _UNREACHABLE = RobotsRules(reachable=False, lifetime=3_600.0)
 
+_found = attrgetter(*FOUND)
 _HTTP_REASON = re.compile(r"http-[1-9][0-9][0-9]")
 
 #: Something to be done in memory once the ledger has committed.
@@ -214,10 +216,9 @@ class Judge:
         store, path = first or (record.store, record.path)
         if not reason and store not in self._tally.stores:
             self._ledger.add_store(store, worker)
-        found = {name: getattr(request, name) for name in FOUND}
         return msgspec.structs.replace(
             record,
-            **found,
+            **dict(zip(FOUND, _found(request), strict=True)),
             url=request.url,
             page_url=request.referrer,
             status="failed" if reason else "duplicate" if first else "success",

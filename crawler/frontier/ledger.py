@@ -93,6 +93,10 @@ class Ledger:
         self._last = 0
         self._origins: dict[str, int] = {}
         self._new_origins: list[str] = []
+        #: What a transaction is to write at its end: statement → its rows.
+        self._due: dict[str, list[tuple[Any, ...]]] = {}
+        #: First copies that a transaction has asked for: SHA-256 → store and path; None: there is none.
+        self._copies: dict[str, tuple[str, str] | None] = {}
         with _disk_errors(self._where):
             self._db = sqlite3.connect(self._where, isolation_level=None, check_same_thread=False)
         try:
@@ -124,12 +128,19 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All changes within are made durable together, or none of them is made."""
+        """All changes within are made durable together, or none of them is made.
+
+        Changes of single requests are written at the end, each kind in one go: a call of SQLite costs more than a row,
+        and lets another thread in. Reads within the transaction do not see them yet.
+        """
         last, self._new_origins = self._last, []
+        self._due, self._copies = {}, {}
         with _disk_errors(self._where):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                for statement, rows in self._due.items():
+                    self._db.executemany(statement, rows)
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
@@ -175,16 +186,13 @@ class Ledger:
     def settle(self, row: int, reason: str) -> None:
         """A request's final state: done, or failed with a reason."""
         state = FAILED if reason else DONE
-        self._db.execute("UPDATE request SET state = ?, reason = ? WHERE id = ?", (state, reason, row))
+        self._later("UPDATE request SET state = ?, reason = ? WHERE id = ?", state, reason, row)
 
     def requeue(self, row: int, request: Request, attempts: int, *, not_before: float = 0.0, reason: str = "") -> None:
         """A request goes on: later, elsewhere, or anew."""
         kind, origin_id, priority, seed = self._columns(request)
-        self._db.execute(
-            "UPDATE request SET kind = ?, origin = ?, priority = ?, seed = ?, state = ?, attempts = ?, not_before = ?,"
-            " reason = ?, data = ? WHERE id = ?",
-            (kind, origin_id, priority, seed, WAITING, attempts, not_before, reason, _encode(request), row),
-        )
+        values = (kind, origin_id, priority, seed, WAITING, attempts, not_before, reason, _encode(request), row)
+        self._later(_REQUEUE, *values)
 
     def seed_at(self, origin_name: str) -> Request | None:
         """A seed on that origin, if there is one."""
@@ -202,13 +210,21 @@ class Ledger:
 
     # records ------------------------------------------------------------------------------------------------------
 
+    def recall_copies(self, sha256s: Iterable[str]) -> None:
+        """Look up the first copies of these bytes together, before `first_copy` asks for one after the other."""
+        wanted = dict.fromkeys(sha256s)
+        found = self._rows(_SELECT_COPIES, _json(list(wanted)))
+        self._copies |= wanted | {sha256: (store, path) for sha256, store, path in found}
+
     def first_copy(self, sha256: str, store: str, path: str) -> tuple[str, str] | None:
         """Store and path of the first copy of these bytes; None when this one is the first."""
-        query = "INSERT OR IGNORE INTO copy VALUES (?,?,?)"
-        if self._db.execute(query, (sha256, store, path)).rowcount:
-            return None
-        [(first_store, first_path)] = self._rows("SELECT store, path FROM copy WHERE sha256 = ?", sha256)
-        return first_store, first_path
+        if sha256 not in self._copies:
+            self.recall_copies([sha256])
+        first = self._copies[sha256]
+        if first is None:
+            self._copies[sha256] = store, path
+            self._later("INSERT INTO copy VALUES (?,?,?)", sha256, store, path)
+        return first
 
     def store_of(self, sha256: str) -> str:
         """The store that has the first copy of these bytes; empty where there is none."""
@@ -217,10 +233,7 @@ class Ledger:
 
     def record(self, row: int, record: ImageRecord) -> None:
         """Write the manifest row of a request, under a new number, in place of any that it had."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO record (request, status, reason, bytes, data) VALUES (?,?,?,?,?)",
-            (row, record.status, record.reason, record.bytes, msgspec.json.encode(record)),
-        )
+        self._later(_WRITE_RECORD, row, record.status, record.reason, record.bytes, _encode(record))
 
     def record_of(self, row: int) -> ImageRecord | None:
         """The manifest row of a request, if it has one."""
@@ -318,6 +331,9 @@ class Ledger:
 
     # inside -------------------------------------------------------------------------------------------------------
 
+    def _later(self, statement: str, *values: Any) -> None:
+        self._due.setdefault(statement, []).append(values)
+
     def _made_once(self, name: str, value: bytes) -> bytes:
         found = self.get_meta(name)
         if found is None:
@@ -368,7 +384,7 @@ def place_of(request: Request) -> str:
     return "" if request.kind == "list" else _origin("/".join(request.location.split("/", 3)[:3]))
 
 
-@lru_cache(maxsize=4_096)  # a crawl asks for the same few again and again, and parsing is dear
+@lru_cache(maxsize=32_768)  # a wide crawl goes round its hosts, and parsing is dear
 def _origin(beginning: str) -> str:
     name = origin(beginning)
     if not name.startswith(("http://", "https://")):
@@ -381,14 +397,20 @@ _CANONICAL = re.compile(r"[!-;=?-~]+")
 _SELECT_HASHES = "SELECT hash FROM request WHERE hash IN (SELECT value FROM json_each(?))"
 _SELECT_BY_HASH = "SELECT id, data, state, attempts, reason FROM request WHERE hash = ?"
 _SELECT_BY_ROW = "SELECT id, data, state, attempts, reason FROM request WHERE id IN (SELECT value FROM json_each(?))"
+_SELECT_COPIES = "SELECT sha256, store, path FROM copy WHERE sha256 IN (SELECT value FROM json_each(?))"
+_WRITE_RECORD = "INSERT OR REPLACE INTO record (request, status, reason, bytes, data) VALUES (?,?,?,?,?)"
+_REQUEUE = (
+    "UPDATE request SET kind = ?, origin = ?, priority = ?, seed = ?, state = ?, attempts = ?, not_before = ?,"
+    " reason = ?, data = ? WHERE id = ?"
+)
 _REQUEST = msgspec.json.Decoder(Request)
 _RECORD = msgspec.json.Decoder(ImageRecord)
 _RULES = msgspec.json.Decoder(RobotsRules)
 _encode = msgspec.json.Encoder().encode
 
 
-def _json(numbers: list[int]) -> str:
-    return msgspec.json.encode(numbers).decode()
+def _json(values: list[int] | list[str]) -> str:
+    return _encode(values).decode()
 
 
 def _entry(raw: tuple[Any, ...]) -> Entry:

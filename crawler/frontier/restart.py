@@ -23,7 +23,7 @@ def take_up(ledger: Ledger, schedule: Schedule, leases: Leases, *, now: float, w
         if waiting.row in leases.holder:
             continue
         place = schedule.origin(waiting.origin)
-        at = now + min(waiting.not_before - wall, MAX_WAIT)
+        at = now + min(waiting.not_before - wall, MAX_WAIT) if waiting.not_before else now
         if at > now:
             schedule.defer(place, waiting.kind, waiting.row, waiting.priority, at)
         else:

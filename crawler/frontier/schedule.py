@@ -5,7 +5,7 @@ owns it holds the lock.
 """
 
 import heapq
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import get_args
@@ -282,7 +282,9 @@ def _boundless(host: Host, kind: Kind) -> int:
     return 2**31
 
 
-def _pop_first(origins: Iterable[Origin], kind: Kind) -> tuple[int, Origin]:
+def _pop_first(origins: Sequence[Origin], kind: Kind) -> tuple[int, Origin]:
     """Take the row that is first among those of all origins of a host, with its origin."""
-    origin = min((o for o in origins if o.waiting(kind)), key=lambda o: o.queues[kind].head)
+    origin = origins[0]
+    if len(origins) > 1:
+        origin = min((o for o in origins if o.waiting(kind)), key=lambda o: o.queues[kind].head)
     return origin.queues[kind].pop(), origin

@@ -376,6 +376,7 @@ class SqliteFrontier:
         rulings: dict[int, Ruling] = {}
         with self._ledger.transaction():
             added = self._ledger.add(found)
+            self._ledger.recall_copies(outcome.record.sha256 for _, outcome in judged.values() if outcome.record)
             for row, (entry, outcome) in judged.items():
                 rulings[row] = self._judge.apply(entry, outcome, worker, now)
                 effects += rulings[row].effects

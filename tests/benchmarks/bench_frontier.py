@@ -45,7 +45,8 @@ def outcome(lease: Lease) -> Outcome:
     request = lease.request
     digest = blake2b(request.url.encode(), digest_size=32).hexdigest()
     path = f"images/{digest[:2]}/{digest}.jpg"
-    record = describe(request, status="success", store="s", path=path, sha256=digest, bytes=100_000, http_status=200)
+    found = {"store": "51" * 8, "path": path, "sha256": digest, "bytes": 100_000, "http_status": 200}
+    record = describe(request, status="success", **found)
     return Outcome(status="done", token=lease.token, record=record, latency=0.05, received=100_000)
 
 

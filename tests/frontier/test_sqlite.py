@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from crawler.errors import DiskError
@@ -25,6 +26,7 @@ from tests.frontier.fakes import (
     lease,
     page,
     retry,
+    saved,
     states,
     turn_ids,
     urls,
@@ -262,3 +264,34 @@ def test_a_crowd_of_threads_delivers_each_request_once(path: Path) -> None:
             for job in [pool.submit(work, f"w{n}") for n in range(8)]:
                 job.result(timeout=60)
         assert (len(urls_done), len(set(urls_done)), frontier.stats().success) == (300, 300, 300)
+
+
+# --- what is written together
+
+
+def test_copies_within_one_call_and_of_earlier_ones_are_told_apart(open_file: Open) -> None:
+    frontier = open_file()
+    frontier.put(images(4))
+    sha256s = iter(["a" * 64, "a" * 64, "b" * 64, "a" * 64])
+    statuses = []
+    while (grant := lease(frontier, limit=3)).turns:
+        outcomes = [
+            msgspec.structs.replace(outcome, record=saved(image(url), next(sha256s)))
+            for outcome, url in zip(done(grant), urls(grant), strict=True)
+        ]
+        statuses += [verdict.status for verdict in frontier.complete("w1", outcomes, turn_ids(grant))]
+    assert statuses == ["success", "duplicate", "success", "duplicate"]
+
+
+def test_changes_of_a_failed_transaction_are_not_written_by_the_next(path: Path) -> None:
+    ledger = Ledger(path)
+    with ledger.transaction():
+        [entry] = ledger.add([image()])
+    with pytest.raises(ZeroDivisionError), ledger.transaction():
+        ledger.settle(entry.row, "")
+        ledger.first_copy("a" * 64, "s", "p")
+        raise ZeroDivisionError
+    with ledger.transaction():
+        assert ledger.first_copy("a" * 64, "s", "q") is None
+    assert [waiting.row for waiting in ledger.waiting()] == [entry.row]
+    ledger.close()
