@@ -20,10 +20,6 @@ from crawler.engines.join import read_join
 from crawler.errors import ConfigError, DiskError
 from crawler.fetcher import Limits
 from crawler.frontier.base import PROTOCOL, Frontier
-from crawler.harvest.filters import build_filters
-from crawler.harvest.finds import Rules
-from crawler.harvest.harvester import Harvester
-from crawler.harvest.lists import ListReader
 from crawler.lock import try_to_own
 from crawler.model import About, GrantState, Kind
 from crawler.robots import RobotsHandler
@@ -34,8 +30,6 @@ from crawler.worker import Handler, Worker, WorkerProgress, WorkerSettings
 
 _log = logging.getLogger(__name__)
 
-#: Threads that walk pages; hosts set the pace, and parsing is the interpreter's work.
-_HARVEST_THREADS = 8
 #: Downloaders that may share a directory.
 MAX_SLOTS = 64
 #: Seconds for which a downloader of a master that was killed may still finish what it has under way.
@@ -196,28 +190,6 @@ def build_fetcher(config: CrawlConfig) -> RequestsFetcher:
         total=min(fetch.total_timeout, config.queue.lease / 2),
     )
     return RequestsFetcher(limits, config.politeness.agent, contact=config.politeness.contact)
-
-
-def build_harvester(name: str, frontier: Frontier, config: CrawlConfig) -> tuple[Worker, RequestsFetcher]:
-    """A worker that walks pages and reads lists, and the fetcher that its owner closes."""
-    harvest, agent = config.harvest, config.politeness.agent
-    fetcher = build_fetcher(config)
-    pages, images = build_filters(harvest.include, harvest.exclude)
-    rules = Rules(
-        scope=harvest.scope, max_depth=harvest.depth, candidates=harvest.candidates, pages=pages, images=images
-    )
-    harvester = Harvester(
-        fetcher,
-        rules,
-        max_page_bytes=harvest.max_page_bytes,
-        parser=harvest.parser,
-        lazy=harvest.lazy,
-        agent=agent,
-    )
-    robots = RobotsHandler(fetcher, agent, tdm=config.politeness.tdmrep)
-    handlers: dict[Kind, Handler] = {"page": harvester, "part": harvester, "robots": robots, "list": ListReader()}
-    settings = worker_settings(config, threads=_HARVEST_THREADS)
-    return Worker(name, frontier, handlers, settings, abort=fetcher.abort), fetcher
 
 
 def build_downloader(

@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import structs
 
 from crawler import __version__
-from crawler.box import about_this_box, build_downloader, build_harvester
+from crawler.box import about_this_box, build_downloader
 from crawler.config import CRAWL_FILE, CrawlConfig, settings_for
 from crawler.control import take
 from crawler.engines.base import Elsewhere, Engine
@@ -37,6 +37,7 @@ from crawler.shelf import Shelf
 from crawler.storage import LocalStore, disk_faults, write_file
 from crawler.urls import is_loopback
 from crawler.view import Silence, Summary, View
+from crawler.walker import build_harvester
 
 _log = logging.getLogger(__name__)
 

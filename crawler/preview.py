@@ -7,7 +7,6 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
-from crawler.box import build_harvester
 from crawler.config import CrawlConfig
 from crawler.engines.local import ThreadEngine
 from crawler.errors import ConfigError
@@ -18,6 +17,7 @@ from crawler.policy import policy
 from crawler.seeds import Source
 from crawler.urls import host_key
 from crawler.view import Summary, View
+from crawler.walker import build_harvester
 
 #: Seconds between two looks at how things stand.
 _TICK = 0.25
