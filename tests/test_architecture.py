@@ -230,6 +230,7 @@ def test_unix_sockets_are_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         server.bind("here")
         server.listen()
         client.connect("here")
+        assert client.getpeername() == "here"
 
 
 @responses.activate

@@ -245,7 +245,9 @@ def test_a_reader_that_went_away_ends_the_results_and_nothing_else() -> None:
     out.number = errno.EPIPE
     console = Console(out=out, err=io.StringIO(), verbose=True)
     console.results([RECORD])
+    out.number = 0
     console.results([RECORD])
+    assert out.getvalue() == ""
 
 
 def test_results_that_can_t_be_written_are_a_fault_of_the_disk() -> None:

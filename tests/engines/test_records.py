@@ -22,13 +22,17 @@ GOOD = ImageRecord(
 )
 
 
-def put(record: ImageRecord) -> None:
-    read_call(write_call(RESULTS, "put", ("w1", (Outcome(status="done", token="t", record=record),), ())))
+def put(record: ImageRecord) -> ImageRecord | None:
+    """The record as it arrives."""
+    outcome = Outcome(status="done", token="t", record=record)
+    _, _, (_, (arrived,), _) = read_call(write_call(RESULTS, "put", ("w1", (outcome,), ())))
+    assert isinstance(arrived, Outcome)
+    return arrived.record
 
 
 def test_what_our_downloaders_write_passes() -> None:
-    put(GOOD)
-    put(ImageRecord(url="http://a.example/1.jpg", reason="http-404"))
+    failed = ImageRecord(url="http://a.example/1.jpg", reason="http-404")
+    assert (put(GOOD), put(failed)) == (GOOD, failed)
 
 
 @pytest.mark.parametrize(
