@@ -17,7 +17,7 @@ from crawler.config import CrawlConfig
 from crawler.download.downloader import Downloader
 from crawler.engines.client import RemoteFrontier
 from crawler.engines.join import read_join
-from crawler.errors import ConfigError, DiskError
+from crawler.errors import ConfigError, DiskError, MessageError
 from crawler.fetcher import Limits
 from crawler.frontier.base import PROTOCOL, Frontier
 from crawler.lock import try_to_own
@@ -141,7 +141,10 @@ class Download:
         shelf = shelf_for(LocalStore(self._output), name, slot, self._join.mark)
         for worker, outcomes, forget in shelf.left():
             _log.info("action=tell worker=%s outcomes=%d", worker, len(outcomes))
-            shelf.settle(outcomes, self._frontier.complete(worker, outcomes, ()), worker=worker)
+            try:
+                shelf.settle(outcomes, self._frontier.complete(worker, outcomes, ()), worker=worker)
+            except MessageError as error:  # of another release, or damaged: it must not keep this life from working
+                _log.warning("what %s had noted can't be told: %s", worker, error)
             forget()
         shelf.close()
 

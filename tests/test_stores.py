@@ -208,3 +208,13 @@ def test_settings_of_a_master_that_was_started_again_reach_its_downloaders(start
         assert (again.ends(), box.ends()) == (0, 0), again.said + box.said
     assert "the master has other settings now" in box.said
     assert {row.reason for row in manifest_of(job)} == {"", "too-small"}
+
+
+def test_a_note_that_the_master_refuses_keeps_nobody_from_working(start: Start, tmp_path: Path) -> None:
+    job, store = tmp_path / "job", tmp_path / "A"
+    store.mkdir()
+    note = {"status": "done", "token": "1.a.b", "record": {"url": "http://a.test/1.png", "store": "no store"}}
+    (store / ".told-0.jsonl").write_text(f'"box/1"\n{json.dumps(note)}\n')
+    with DemoServer(copies(tmp_path, 3, 3)) as server:
+        crawl_with(start, server, job, [store])
+    assert len(pictures_in(store)) == 3 and "no store" not in (store / ".told-0.jsonl").read_text()
