@@ -69,6 +69,8 @@ class RequestFailed(CrawlerError):
         retryable: whether another attempt may end better.
         host_wait: seconds the whole host asked us to stay away (``Retry-After``), if it did.
         overloaded: whether the host said that it is overloaded (429, 503).
+        down: what did not answer at all: ``host``, no connection could be made; ``resolver``, no name server told us
+            whether the name exists; empty: somebody answered, or it is not known.
         http_status: status code of the answer, 0 where there was none.
     """
 
@@ -80,6 +82,7 @@ class RequestFailed(CrawlerError):
         retryable: bool = False,
         host_wait: float | None = None,
         overloaded: bool = False,
+        down: str = "",
         http_status: int = 0,
     ) -> None:
         super().__init__(reason, detail)
@@ -88,6 +91,7 @@ class RequestFailed(CrawlerError):
         self.retryable = retryable
         self.host_wait = host_wait
         self.overloaded = overloaded
+        self.down = down
         self.http_status = http_status
 
     def __str__(self) -> str:
@@ -123,6 +127,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "retryable": (bool,),
     "host_wait": (float, int, type(None)),
     "overloaded": (bool,),
+    "down": (str,),
     "http_status": (int,),
 }
 

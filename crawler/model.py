@@ -1,6 +1,7 @@
 """The words of the crawl: frozen, plain data that travels between processes and rests in the frontier.
 
-Seconds are floats. Nothing here does any work beyond building another value: no sockets, no clocks, no loggers.
+Seconds are floats. Nothing here does any work beyond building another value: no sockets, no clocks, no loggers. What
+travels in thousands is ``gc=False``: such values hold no cycle, so the garbage collector need not look at them.
 """
 
 from typing import Annotated, Literal
@@ -46,7 +47,7 @@ _StoreId = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{16})?\Z")]
 _StorePath = Annotated[str, Meta(pattern=r"\A(?:images/[0-9a-f]{2}/[0-9a-f]{64}\.[a-z0-9]{1,8})?\Z")]
 
 
-class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Request(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What to visit. Its identity is ``(kind, url)``; the rest is how it was found and where it stands."""
 
     #: Canonical URL (`crawler.urls.canonicalize`), under which it is remembered for ever.
@@ -111,7 +112,7 @@ FOUND = (
 )
 
 
-class Lease(Struct, frozen=True, kw_only=True):
+class Lease(Struct, frozen=True, gc=False, kw_only=True):
     """A request on loan to one worker, until its verdict or until the time is up."""
 
     request: Request
@@ -121,7 +122,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     deliveries: int = 1
 
 
-class Turn(Struct, frozen=True, kw_only=True):
+class Turn(Struct, frozen=True, gc=False, kw_only=True):
     """The right to one host for a while, with the leases to work off one after the other."""
 
     id: str
@@ -136,7 +137,7 @@ class Turn(Struct, frozen=True, kw_only=True):
     leases: tuple[Lease, ...] = ()
 
 
-class Grant(Struct, frozen=True, kw_only=True):
+class Grant(Struct, frozen=True, gc=False, kw_only=True):
     """Answer to a call for work."""
 
     turns: tuple[Turn, ...] = ()
@@ -147,7 +148,7 @@ class Grant(Struct, frozen=True, kw_only=True):
     is_stranger: bool = False
 
 
-class RobotsRules(Struct, frozen=True, kw_only=True):
+class RobotsRules(Struct, frozen=True, gc=False, kw_only=True):
     """What one origin's robots.txt means for us (RFC 9309), and its tdmrep.json where that is asked for."""
 
     #: Lines that concern our agent, then those of `crawler.tdm`; empty: everything is allowed.
@@ -162,7 +163,7 @@ class RobotsRules(Struct, frozen=True, kw_only=True):
     lifetime: float = 86_400.0
 
 
-class ImageRecord(Struct, frozen=True, kw_only=True):
+class ImageRecord(Struct, frozen=True, gc=False, kw_only=True):
     """One row of the manifest: what became of one image URL."""
 
     url: str
@@ -207,7 +208,7 @@ class ImageRecord(Struct, frozen=True, kw_only=True):
     depth: int = 0
 
 
-class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Outcome(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What came of one request. Handlers leave ``token`` empty; the worker fills it in."""
 
     status: OutcomeStatus
@@ -226,6 +227,8 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     host_wait: float | None = None
     overloaded: bool = False
     latency: float = 0.0
+    #: What did not answer at all: the host (no connection could be made), or the name servers of the worker's box.
+    down: Literal["", "host", "resolver"] = ""
     #: For ``robots`` requests: the rules.
     robots: RobotsRules | None = None
     #: For ``list`` requests: lines that were no URL.
@@ -236,7 +239,7 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stored: bool = False
 
 
-class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Verdict(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """The frontier's answer to one outcome.
 
     Where this worker has settled an image, now or in a call whose answer was lost, it tells what the manifest row says.
@@ -370,5 +373,6 @@ def failure(request: Request, error: RequestFailed, elapsed: float = 0.0) -> Out
         record=record,
         host_wait=error.host_wait,
         overloaded=error.overloaded,
+        down=error.down,  # type: ignore[arg-type]  # one of them
         latency=elapsed,
     )

@@ -2,13 +2,17 @@
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from math import inf
 
+from crawler.frontier.conduct import Conduct
 from crawler.frontier.politeness import MAX_CRAWL_DELAY, Order
 from crawler.model import Kind, RobotsRules
+
+#: Of a host that nobody has visited.
+_UNKNOWN = Conduct()
 
 
 class RowQueue:
@@ -41,6 +45,14 @@ class RowQueue:
             heapq.heappush(self._heap, (-1, row if self._order == "fifo" else -row))
         else:
             self._rows.append(row)
+
+    def fill(self, rows: Iterable[int], priority: int) -> None:
+        """Add rows in the order of discovery, among those that are there already."""
+        if self._order == "priority":
+            self._heap += [(-priority, row) for row in rows]
+            heapq.heapify(self._heap)
+        else:
+            self._rows = deque(sorted(chain(self._rows, rows)))
 
     def pop(self) -> int:
         if self._heap:
@@ -78,23 +90,22 @@ class Host:
 
     key: str
     origins: list[Origin] = field(default_factory=list)
-    #: Clock times before which nobody visits: the gap's, and the one that the host asked for.
+    conduct: Conduct = _UNKNOWN
+    #: What the ledger has kept of its conduct.
+    kept: Conduct = _UNKNOWN
+    #: Clock time before which nobody visits, because of the gap.
     next_at: float = -inf
-    blocked_until: float = -inf
     open_turns: int = 0
     #: Rows that were taken out of the queues and are not on loan yet.
     taken: Counter[Kind] = field(default_factory=Counter)
     #: Kind of the last turn, after which the other kinds go first.
     last_kind: Kind | None = None
-    #: Smoothed seconds per answer, and complaints of overload in a row.
-    latency: float = 0.0
-    overloads: int = 0
     #: Kind → clock time of this host's entry in the heap of that kind; an entry of another time is out of date.
     listed: dict[Kind, float] = field(default_factory=dict)
 
     @property
     def ready_at(self) -> float:
-        return max(self.next_at, self.blocked_until)
+        return max(self.next_at, self.conduct.blocked_until)
 
     @property
     def has_waiting(self) -> bool:

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 
@@ -11,8 +11,9 @@ import msgspec
 
 from crawler.frontier import politeness
 from crawler.frontier.budget import Budget
-from crawler.frontier.hosts import Origin
-from crawler.frontier.ledger import WAITING, Entry, Ledger, is_sound, place_of
+from crawler.frontier.conduct import Conduct, is_news, learn
+from crawler.frontier.hosts import Host, Origin
+from crawler.frontier.ledger import WAITING, Entry, Ledger, sound_place
 from crawler.frontier.politeness import Policy
 from crawler.frontier.schedule import Schedule
 from crawler.frontier.tally import Tally
@@ -39,15 +40,17 @@ Effect = Callable[[], None]
 
 @dataclass(slots=True)
 class Ruling:
-    """What came of applying an outcome."""
+    """What came of applying an outcome; `Judge.conclude` has memory know it after the commit."""
 
-    #: What memory has to do after the commit.
-    effects: list[Effect] = field(default_factory=list)
+    entry: Entry
+    #: What memory has to do for a request that goes on.
+    effect: Effect | None = None
+    #: Whether the request has its final state, why it failed, and what is asked for instead.
+    is_final: bool = False
+    reason: str = ""
+    instead: Request | None = None
     #: The manifest row that was written.
     record: ImageRecord | None = None
-    #: Whether the request has its final state, and what is asked for instead.
-    is_final: bool = False
-    instead: Request | None = None
 
 
 def verdict_on(entry: Entry | None, outcome: Outcome, *, is_held: bool, is_judged: bool) -> VerdictState:
@@ -107,21 +110,49 @@ class Judge:
     def queue(self, entry: Entry, *, returned: bool = False) -> None:
         """Queue a waiting request in memory; a returned one goes first."""
         request = entry.request
-        self._schedule.add(self._place(request), request.kind, entry.row, request.priority, returned=returned)
+        self._schedule.add(self._place(entry), request.kind, entry.row, request.priority, returned=returned)
 
     def apply(self, entry: Entry, outcome: Outcome, worker: str, now: float) -> Ruling:
-        """Write one outcome to the ledger."""
-        lessons = self._lessons(entry, outcome, now)
+        """Write one outcome to the ledger; `learn` comes before it."""
         if outcome.status == "done":
-            ruling = self.finish(entry, outcome.reason, outcome, worker, now)
-        elif outcome.status == "released":
-            ruling = Ruling([partial(self.queue, entry, returned=True)])
-        elif outcome.status == "moved":
-            ruling = self._move(entry, outcome, worker, now)
-        else:
-            ruling = self._retry(entry, outcome, worker, now)
-        ruling.effects[:0] = lessons
-        return ruling
+            return self.finish(entry, outcome.reason, outcome, worker, now)
+        if outcome.status == "released":
+            return Ruling(entry, partial(self.queue, entry, returned=True))
+        if outcome.status == "moved":
+            return self._move(entry, outcome, worker, now)
+        return self._retry(entry, outcome, worker, now)
+
+    def learn(self, judged: dict[int, tuple[Entry, Outcome]], now: float) -> dict[Host, Conduct]:
+        """What outcomes, by row, teach about their hosts.
+
+        A request that found its host down is not to blame: in ``judged`` its outcome becomes ``released``.
+        """
+        known: dict[Host, Conduct] = {}
+        for row, (entry, outcome) in judged.items():
+            host = self._place(entry).host
+            known[host] = learn(known.get(host, host.conduct), outcome, row, now, self._dice())
+            if outcome.down and outcome.status == "retry" and known[host].outages:
+                judged[row] = entry, Outcome(status="released", token=outcome.token)
+        return known
+
+    def keep(self, known: dict[Host, Conduct], now: float) -> list[Effect]:
+        """Write what was learned of hosts."""
+        effects: list[Effect] = []
+        for host, conduct in known.items():
+            if is_news(host.kept, conduct):
+                until = conduct.blocked_until + self._wall() - now
+                self._ledger.save_conduct(host.key, msgspec.structs.replace(conduct, blocked_until=until, missed=()))
+            effects.append(partial(self._change, host, conduct, now))
+        return effects
+
+    @staticmethod
+    def _change(host: Host, conduct: Conduct, now: float) -> None:
+        if conduct.outages > host.conduct.outages:
+            seconds = conduct.blocked_until - now
+            _log.warning("%s can't be reached: what waits for it waits for %.0f s more", host.key, seconds)
+        if is_news(host.kept, conduct):
+            host.kept = conduct
+        host.conduct = conduct
 
     def sitemaps(self, entry: Entry, outcome: Outcome) -> list[Request]:
         """The sitemaps that the robots.txt of a walked site names (sitemaps.org), if this outcome brings it."""
@@ -136,19 +167,7 @@ class Judge:
             for url in rules.sitemaps[:_MAX_SITEMAPS]
         )
         host = host_key(entry.request.url).removeprefix("www.")
-        return [each for each in found if is_sound(each) and host_key(each.url).removeprefix("www.") == host]
-
-    def _lessons(self, entry: Entry, outcome: Outcome, now: float) -> list[Effect]:
-        """What the outcome teaches about its host."""
-        host = self._place(entry.request).host
-        if not outcome.overloaded and outcome.host_wait is None:
-            return [partial(self._schedule.learn_latency, host, outcome.latency)] if outcome.latency > 0 else []
-        # Complaints that arrive while nobody visits are about the visits of before, and count as one.
-        level = max(1, host.overloads + (host.blocked_until <= now))
-        wait = outcome.host_wait
-        seconds = politeness.overload_delay(level, self._dice()) if wait is None else min(wait, politeness.MAX_WAIT)
-        self._ledger.save_wait(host.key, self._wall() + seconds)
-        return [partial(self._schedule.learn_overload, host, level, now + seconds)]
+        return [each for each in found if sound_place(each) and host_key(each.url).removeprefix("www.") == host]
 
     def _retry(self, entry: Entry, outcome: Outcome, worker: str, now: float) -> Ruling:
         """Once more, after a while; or the end, where that was the last attempt."""
@@ -159,9 +178,10 @@ class Judge:
         if delay is None:  # a busy host is left alone as a whole; then the request needs no wait of its own
             delay = 0.0 if outcome.overloaded else politeness.retry_delay(attempts, self._dice())
         delay = min(delay, politeness.MAX_WAIT)
-        self._ledger.requeue(entry.row, entry.request, attempts, not_before=self._wall() + delay, reason=outcome.reason)
-        place, request = self._place(entry.request), entry.request
-        return Ruling([partial(self._schedule.defer, place, request.kind, entry.row, request.priority, now + delay)])
+        self._ledger.requeue(entry.row, attempts, not_before=self._wall() + delay, reason=outcome.reason)
+        place, request = self._place(entry), entry.request
+        defer = partial(self._schedule.defer, place, request.kind, entry.row, request.priority, now + delay)
+        return Ruling(entry, defer)
 
     def _move(self, entry: Entry, outcome: Outcome, worker: str, now: float) -> Ruling:
         """The request goes on elsewhere; of what the worker says, only the place is taken over."""
@@ -175,50 +195,58 @@ class Judge:
             request = msgspec.structs.replace(old, target=new.target, hops=max(new.hops, old.hops + 1), rules=rules)
         if request.hops > _MAX_HOPS:
             return self.finish(entry, "redirect-limit", outcome, worker, now)
-        if not is_sound(request):
+        if sound_place(request) is None:
             return self.finish(entry, "bad-url", outcome, worker, now)
-        self._ledger.requeue(entry.row, request, entry.attempts)
-        return Ruling([partial(self.queue, entry._replace(request=request), returned=True)])
+        self._ledger.requeue(entry.row, entry.attempts)
+        return Ruling(entry, partial(self.queue, self._ledger.redirect(entry, request), returned=True))
 
     def finish(self, entry: Entry, reason: str, outcome: Outcome, worker: str, now: float) -> Ruling:
         """The final state of a request, in the ledger now and in memory after the commit.
 
         With no worker's name it is the frontier's own decision, and no attempt.
         """
-        record: ImageRecord | None = None
-        effects: list[Effect] = []
+        request, ruling, number = entry.request, Ruling(entry, is_final=True), 0
         if reason and reason not in REASONS and not _HTTP_REASON.fullmatch(reason):
             reason = "internal"
-        if entry.request.kind == "image":
-            record = self._record(entry, reason, outcome.record, worker)
-            reason = record.reason
-            self._ledger.record(entry.row, record)
-        elif entry.request.kind == "robots":
-            rules, place = outcome.robots or _UNREACHABLE, self._schedule.origin(origin(entry.request.url))
+        if request.kind == "image":
+            ruling.record = self._record(entry, reason, outcome.record, worker)
+            reason = ruling.record.reason
+            number = self._ledger.record(entry, ruling.record)
+        elif request.kind == "robots":
+            rules, place = outcome.robots or _UNREACHABLE, self._schedule.origin(origin(request.url))
             lifetime = politeness.rules_lifetime(rules.lifetime)
             self._ledger.save_rules(place.name, rules, self._wall() + lifetime)
-            effects.append(partial(self._schedule.set_rules, place, rules, now + lifetime))
-        self._ledger.settle(entry.row, reason)
+            ruling.effect = partial(self._schedule.set_rules, place, rules, now + lifetime)
+        self._ledger.settle(entry.row, reason, number)
         if reason:
-            _log.info("action=fail kind=%s url=%s reason=%s", entry.request.kind, entry.request.url, reason)
-        effects.append(partial(self._tally.settle, entry.request, reason, record))
-        effects.append(partial(self._budget.settle, self._place(entry.request).host, entry.request.kind))
-        fallback = entry.request.fallback if reason and reason not in _WISHES else ""
-        instead = msgspec.structs.replace(anew(entry.request), url=fallback, fallback="") if fallback else None
-        return Ruling(effects, record, is_final=True, instead=instead)
+            ruling.reason = reason
+            _log.info("action=fail kind=%s url=%s reason=%s", request.kind, request.url, reason)
+        if request.fallback and reason and reason not in _WISHES:
+            ruling.instead = msgspec.structs.replace(anew(request), url=request.fallback, fallback="")
+        return ruling
+
+    def conclude(self, ruling: Ruling) -> None:
+        """Have memory know what was written."""
+        if ruling.effect is not None:
+            ruling.effect()
+        if ruling.is_final:
+            self._tally.settle(ruling.entry.request, ruling.reason, ruling.record)
+            self._budget.settle(self._place(ruling.entry).host, ruling.entry.request.kind)
 
     def _record(self, entry: Entry, reason: str, record: ImageRecord | None, worker: str) -> ImageRecord:
         """The manifest row: what the worker measured, under what the frontier itself knows of the request."""
         request = entry.request
         if record is None or (not reason and not record.sha256):
             record, reason = record or describe(request), reason or "internal"
-        first = self._ledger.first_copy(record.sha256, record.store, record.path) if not reason else None
+        first = self._ledger.first_copy(record.sha256) if not reason else None
         store, path = first or (record.store, record.path)
         if not reason and store not in self._tally.stores:
             self._ledger.add_store(store, worker)
+        found = _found(request)
+        if _found(record) != found:  # a worker's own words
+            record = msgspec.structs.replace(record, **dict(zip(FOUND, found, strict=True)))
         return msgspec.structs.replace(
             record,
-            **dict(zip(FOUND, _found(request), strict=True)),
             url=request.url,
             page_url=request.referrer,
             status="failed" if reason else "duplicate" if first else "success",
@@ -230,5 +258,5 @@ class Judge:
             fetched_at=record.fetched_at or self._wall(),
         )
 
-    def _place(self, request: Request) -> Origin:
-        return self._schedule.origin(place_of(request))
+    def _place(self, entry: Entry) -> Origin:
+        return self._schedule.origin(entry.place)

@@ -98,14 +98,14 @@ class Leases:
 
     def check(self, worker: str, token: str) -> tuple[int, OpenTurn | None]:
         """Row of a token and the turn in which it is still open; row -1 where the token is not this worker's."""
-        row, _, rest = token.partition(".")
+        text, _, rest = token.partition(".")
         name, _, seal = rest.partition(".")
-        if not (row.isascii() and row.isdigit()) or not seal.isascii():
+        if not (text.isascii() and text.isdigit()) or not seal.isascii():
             return -1, None
-        if not hmac.compare_digest(seal, self._seal(int(row), name, worker)):
-            return -1, None
-        turn = self.turns.get(name)
-        return int(row), turn if turn is not None and int(row) in turn.entries else None
+        row, turn = int(text), self.turns.get(name)
+        if turn is not None and turn.worker == worker and row in turn.entries:
+            return row, turn  # whose name only its worker knows
+        return row if hmac.compare_digest(seal, self._seal(row, name, worker)) else -1, None
 
     def let_go(self, rows: Collection[int]) -> None:
         """Rows have their verdicts, or go back uncharged: whoever holds them holds them no longer."""

@@ -8,7 +8,7 @@ ten million URLs meet by chance with probability 3e-6. Not thread-safe: the fron
 import logging
 import re
 import secrets
-import sqlite3
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,44 +18,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from crawler.errors import DiskError
+from crawler.frontier.conduct import Conduct
+from crawler.frontier.index import Index
+from crawler.frontier.tables import disk_errors, open_tables
 from crawler.model import ImageRecord, Kind, Request, RobotsRules
 from crawler.urls import MAX_URL_LENGTH, origin
 
 _log = logging.getLogger(__name__)
 
-#: Version of the tables.
-SCHEMA = 1
-#: Marks a file as ours ("imgc"), so that nobody's other database is taken for a crawl.
-_APPLICATION = 0x696D6763
-
 WAITING, DONE, FAILED = 0, 1, 2
 _KINDS: tuple[Kind, ...] = ("page", "image", "robots", "list", "part")
-
-_PRAGMAS = (
-    "journal_mode=WAL",
-    "synchronous=FULL",
-    "busy_timeout=5000",
-    "cache_size=-32768",  # KiB: the hashes of a batch lie all over their index
-    "wal_autocheckpoint=8000",  # pages, 32 MB: what is written again and again goes into the file once
-    "journal_size_limit=67108864",
-)
-_TABLES = (
-    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS origin ("
-    " id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rules BLOB, rules_until REAL NOT NULL DEFAULT 0)",
-    "CREATE TABLE IF NOT EXISTS host (name TEXT PRIMARY KEY, blocked_until REAL NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS request ("
-    " id INTEGER PRIMARY KEY, hash INTEGER NOT NULL UNIQUE, kind INTEGER NOT NULL, origin INTEGER NOT NULL,"
-    " priority INTEGER NOT NULL, seed INTEGER NOT NULL, state INTEGER NOT NULL, attempts INTEGER NOT NULL,"
-    " not_before REAL NOT NULL, reason TEXT NOT NULL, data BLOB NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS seed ON request (origin) WHERE seed",
-    "CREATE TABLE IF NOT EXISTS record ("
-    " seq INTEGER PRIMARY KEY AUTOINCREMENT, request INTEGER NOT NULL UNIQUE, status TEXT NOT NULL,"
-    " reason TEXT NOT NULL, bytes INTEGER NOT NULL, data BLOB NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS copy (sha256 TEXT PRIMARY KEY, store TEXT NOT NULL, path TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS store (id TEXT PRIMARY KEY, worker TEXT NOT NULL) WITHOUT ROWID",
-)
 
 
 class Entry(NamedTuple):
@@ -67,15 +39,30 @@ class Entry(NamedTuple):
     attempts: int
     #: Why the last attempt, or the whole request, failed.
     reason: str
+    #: Name of the origin in whose queue it stands (`place_of`).
+    place: str
+    #: Number of its manifest row; 0: it has none.
+    record: int
 
 
-class Waiting(NamedTuple):
-    """What the schedule needs of a waiting request; ``not_before`` in seconds since the epoch."""
+class Ready(NamedTuple):
+    """Waiting requests of one kind, origin and priority, by row in the order of discovery."""
 
-    row: int
     kind: Kind
     origin: str
+    is_seed: bool
     priority: int
+    rows: list[int]
+
+
+class Deferred(NamedTuple):
+    """A request that waits until ``not_before``, seconds since the epoch."""
+
+    kind: Kind
+    origin: str
+    is_seed: bool
+    priority: int
+    row: int
     not_before: float
 
 
@@ -89,42 +76,41 @@ class Ledger:
     def __init__(self, path: Path | None) -> None:
         """Open or make the file; None keeps everything in memory."""
         self._where = str(path) if path else ":memory:"
-        #: The last row, and the numbers of origins; those of them that a transaction has added.
-        self._last = 0
+        #: The last request and record, and the numbers of origins with their names; those that a transaction has added.
+        self._last = self._last_record = 0
         self._origins: dict[str, int] = {}
+        self._names: dict[int, str] = {}
         self._new_origins: list[str] = []
         #: What a transaction is to write at its end: statement → its rows.
-        self._due: dict[str, list[tuple[Any, ...]]] = {}
+        self._due: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
         #: First copies that a transaction has asked for: SHA-256 → store and path; None: there is none.
         self._copies: dict[str, tuple[str, str] | None] = {}
-        with _disk_errors(self._where):
-            self._db = sqlite3.connect(self._where, isolation_level=None, check_same_thread=False)
+        self._db = open_tables(path)
         try:
-            self._prepare()
+            with disk_errors(self._where):
+                self._take_up()
         except BaseException:
             self._db.close()
             raise
 
-    def _prepare(self) -> None:
-        """See whose file it is before anything is written to it, then make what is missing."""
-        if self._number("SELECT COUNT(*) FROM sqlite_master"):
-            self._refuse_others()
-        for pragma in _PRAGMAS:
-            self._rows(f"PRAGMA {pragma}")
-        with self.transaction():
-            for statement in (f"PRAGMA application_id={_APPLICATION}", *_TABLES):
-                self._db.execute(statement)
-            self.secret = self._made_once("secret", secrets.token_bytes(32))
-            self._made_once("schema", str(SCHEMA).encode())
+    def _take_up(self) -> None:
+        self.secret = self._made_once("secret", secrets.token_bytes(32))
         self._last = self._number("SELECT COALESCE(MAX(id), 0) FROM request")
-        self._origins = dict(self._rows("SELECT name, id FROM origin"))
+        self._last_record = self._number("SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'record'")
+        self._names = dict(self._rows("SELECT id, name FROM origin"))
+        self._origins = {name: number for number, name in self._names.items()}
+        self._requests = Index(
+            self._db, "request_index", self._rows("SELECT hash, id FROM request WHERE id > ?", self._written("request"))
+        )
+        self._firsts = Index(
+            self._db,
+            "copy_index",
+            self._rows("SELECT copy, seq FROM record WHERE seq > ? AND copy NOTNULL", self._written("copy")),
+        )
 
-    def _refuse_others(self) -> None:
-        if self._number("PRAGMA application_id") != _APPLICATION:
-            raise DiskError(f"{self._where} is a database of another program; choose another directory with -o")
-        schema = int(self.get_meta("schema") or b"0")
-        if schema != SCHEMA:
-            raise DiskError(f"{self._where} was written by another release (tables {schema}, this one has {SCHEMA})")
+    def _written(self, index: str) -> int:
+        """The last row whose key is in an index on disk."""
+        return int(self.get_meta(f"{index} index") or b"0")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -133,22 +119,33 @@ class Ledger:
         Changes of single requests are written at the end, each kind in one go: a call of SQLite costs more than a row,
         and lets another thread in. Reads within the transaction do not see them yet.
         """
-        last, self._new_origins = self._last, []
-        self._due, self._copies = {}, {}
-        with _disk_errors(self._where):
+        before, self._new_origins = (self._last, self._last_record), []
+        self._due, self._copies = defaultdict(list), {}
+        with disk_errors(self._where):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
                 for statement, rows in self._due.items():
                     self._db.executemany(statement, rows)
+                self._write_indexes()
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-                self._last = last
+                self._last, self._last_record = before
                 for name in self._new_origins:
-                    del self._origins[name]
+                    del self._names[self._origins.pop(name)]
+                self._requests.rolled_back()
+                self._firsts.rolled_back()
                 raise
+            self._requests.committed()
+            self._firsts.committed()
+
+    def _write_indexes(self) -> None:
+        if self._requests.write():
+            self.set_meta("request index", str(self._last).encode())
+        if self._firsts.write():
+            self.set_meta("copy index", str(self._last_record).encode())
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and let go of it."""
@@ -158,103 +155,127 @@ class Ledger:
 
     def add(self, requests: Iterable[Request]) -> list[Entry]:
         """Insert those not yet known; returns them. What is no URL is left out."""
-        wanted: dict[int, Request] = {}
+        wanted: dict[int, tuple[Request, str]] = {}
         for request in requests:
-            if is_sound(request):
-                wanted.setdefault(self._hash(request), request)
-            else:
+            place = sound_place(request)
+            if place is None:
                 _log.warning("action=leave-out kind=%s url=%r", request.kind, request.location[:200])
-        for known in self._rows(_SELECT_HASHES, _json(list(wanted))):
-            del wanted[known[0]]
-        entries, rows = [], []
-        for hashed, request in wanted.items():
-            self._last += 1
-            entries.append(Entry(self._last, request, WAITING, 0, ""))
-            rows.append((self._last, hashed, *self._columns(request), WAITING, 0, 0.0, "", _encode(request)))
-        self._db.executemany("INSERT INTO request VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
+            else:
+                wanted.setdefault(self._hash(request), (request, place))
+        for known in self._requests.find(wanted) if wanted else ():
+            del wanted[known]
+        entries = []
+        for hashed, (request, place) in wanted.items():
+            row = self._last = self._last + 1
+            kind, number = _KINDS.index(request.kind), self._origin_id(place)
+            entries.append(Entry(row, request, WAITING, 0, "", place, 0))
+            self._later(_ADD, row, hashed, kind, number, request.priority, request.is_seed)
+            self._later("INSERT INTO request_data VALUES (?,?)", row, _encode(request))
+            self._requests.add(hashed, row)
         return entries
 
     def find(self, request: Request) -> Entry | None:
         """The entry of that kind and URL."""
-        found = self._rows(_SELECT_BY_HASH, self._hash(request))
-        return _entry(found[0]) if found else None
+        return next(iter(self.get(list(self._requests.find([self._hash(request)]).values())).values()), None)
 
     def get(self, rows: Sequence[int]) -> dict[int, Entry]:
         """The entries of those rows."""
-        return {raw[0]: _entry(raw) for raw in self._rows(_SELECT_BY_ROW, _json(list(rows)))}
+        names = self._names
+        return {
+            row: Entry(row, _REQUEST.decode(data), state, attempts, reason, names[place], record)
+            for row, data, state, attempts, reason, place, record in self._rows(_SELECT_BY_ROW, _json(list(rows)))
+        }
 
-    def settle(self, row: int, reason: str) -> None:
-        """A request's final state: done, or failed with a reason."""
-        state = FAILED if reason else DONE
-        self._later("UPDATE request SET state = ?, reason = ? WHERE id = ?", state, reason, row)
+    def settle(self, row: int, reason: str, record: int = 0) -> None:
+        """A request's final state: done, or failed with a reason; and the number of its manifest row."""
+        self._later(_SETTLE, FAILED if reason else DONE, reason, record, row)
 
-    def requeue(self, row: int, request: Request, attempts: int, *, not_before: float = 0.0, reason: str = "") -> None:
-        """A request goes on: later, elsewhere, or anew."""
-        kind, origin_id, priority, seed = self._columns(request)
-        values = (kind, origin_id, priority, seed, WAITING, attempts, not_before, reason, _encode(request), row)
-        self._later(_REQUEUE, *values)
+    def requeue(self, row: int, attempts: int, *, not_before: float = 0.0, reason: str = "") -> None:
+        """A request goes on: later, or anew."""
+        self._later(_REQUEUE, WAITING, attempts, not_before, reason, row)
+
+    def redirect(self, entry: Entry, request: Request) -> Entry:
+        """A request of another target, hop or offset; returns the entry with it."""
+        place = place_of(request)
+        self._later("UPDATE request SET origin = ? WHERE id = ?", self._origin_id(place), entry.row)
+        self._later("UPDATE request_data SET data = ? WHERE id = ?", _encode(request), entry.row)
+        return entry._replace(request=request, place=place)
 
     def seed_at(self, origin_name: str) -> Request | None:
         """A seed on that origin, if there is one."""
         origin_id = self._origins.get(origin_name, -1)
-        found = self._rows("SELECT data FROM request WHERE origin = ? AND seed ORDER BY id LIMIT 1", origin_id)
+        found = self._rows(_SELECT_SEED, origin_id)
         return _REQUEST.decode(found[0][0]) if found else None
 
-    def waiting(self) -> Iterator[Waiting]:
-        """Every waiting request, in the order of discovery."""
-        names = {number: name for name, number in self._origins.items()}
-        query = "SELECT id, kind, origin, priority, not_before FROM request WHERE state = ? ORDER BY id"
-        with _disk_errors(self._where):
-            for row, kind, origin_id, priority, not_before in self._db.execute(query, (WAITING,)):
-                yield Waiting(row, _KINDS[kind], names[origin_id], priority, not_before)
+    def ready(self) -> Iterator[Ready]:
+        """Every request that waits for nothing but its turn, gathered."""
+        query = "SELECT id, origin * 16 + kind * 2 + seed, priority FROM request WHERE state = 0 AND not_before = 0"
+        found: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        with disk_errors(self._where):
+            for row, packed, priority in self._db.execute(query + " ORDER BY id"):
+                found[packed, priority].append(row)
+        for (packed, priority), rows in found.items():
+            yield Ready(_KINDS[packed // 2 % 8], self._names[packed // 16], bool(packed % 2), priority, rows)
+
+    def deferred(self) -> Iterator[Deferred]:
+        """Every request that waits for a time of its own."""
+        query = "SELECT id, kind, origin, seed, priority, not_before FROM request WHERE state = 0 AND not_before != 0"
+        for row, kind, origin_id, seed, priority, not_before in self._rows(query):
+            yield Deferred(_KINDS[kind], self._names[origin_id], bool(seed), priority, row, not_before)
 
     # records ------------------------------------------------------------------------------------------------------
 
     def recall_copies(self, sha256s: Iterable[str]) -> None:
         """Look up the first copies of these bytes together, before `first_copy` asks for one after the other."""
-        wanted = dict.fromkeys(sha256s)
-        found = self._rows(_SELECT_COPIES, _json(list(wanted)))
-        self._copies |= wanted | {sha256: (store, path) for sha256, store, path in found}
+        wanted = {self._key(sha256): sha256 for sha256 in sha256s}
+        self._copies |= dict.fromkeys(wanted.values())
+        found = self._firsts.find(wanted)
+        for (data,) in self._rows(_SELECT_RECORDS, _json(list(found.values()))) if found else ():
+            first = _RECORD.decode(data)
+            self._copies[first.sha256] = first.store, first.path
 
-    def first_copy(self, sha256: str, store: str, path: str) -> tuple[str, str] | None:
-        """Store and path of the first copy of these bytes; None when this one is the first."""
+    def first_copy(self, sha256: str) -> tuple[str, str] | None:
+        """Store and path of the first copy of these bytes; None where there is none yet."""
         if sha256 not in self._copies:
             self.recall_copies([sha256])
-        first = self._copies[sha256]
-        if first is None:
-            self._copies[sha256] = store, path
-            self._later("INSERT INTO copy VALUES (?,?,?)", sha256, store, path)
-        return first
+        return self._copies[sha256]
 
     def store_of(self, sha256: str) -> str:
         """The store that has the first copy of these bytes; empty where there is none."""
-        found = self._rows("SELECT store FROM copy WHERE sha256 = ?", sha256)
+        row = self._firsts.find([key := self._key(sha256)]).get(key, 0)
+        found = self._rows("SELECT store FROM record WHERE seq = ?", row)
         return str(found[0][0]) if found else ""
 
-    def record(self, row: int, record: ImageRecord) -> None:
-        """Write the manifest row of a request, under a new number, in place of any that it had."""
-        self._later(_WRITE_RECORD, row, record.status, record.reason, record.bytes, _encode(record))
+    def record(self, entry: Entry, record: ImageRecord) -> int:
+        """Write the manifest row of a request, in place of any that it had; returns its number."""
+        row = self._last_record = self._last_record + 1
+        copy = self._key(record.sha256) if record.status == "success" else None
+        self._later(_WRITE_RECORD, row, entry.row, record.status, record.bytes, record.store, copy)
+        self._later("INSERT INTO record_data VALUES (?,?)", row, _encode(record))
+        if copy is not None:
+            self._firsts.add(copy, row)
+            self._copies[record.sha256] = record.store, record.path
+        if entry.record:
+            self._later("DELETE FROM record WHERE seq = ?", entry.record)
+            self._later("DELETE FROM record_data WHERE seq = ?", entry.record)
+        return row
 
     def record_of(self, row: int) -> ImageRecord | None:
         """The manifest row of a request, if it has one."""
-        found = self._rows("SELECT data FROM record WHERE request = ?", row)
+        found = self._rows(_SELECT_RECORD_OF, row)
         return _RECORD.decode(found[0][0]) if found else None
 
     def records(self, after: int, limit: int) -> tuple[tuple[int, ImageRecord], ...]:
         """See `crawler.frontier.base.Frontier.records`."""
-        query = "SELECT seq, data FROM record WHERE seq > ? ORDER BY seq LIMIT ?"
+        query = "SELECT seq, data FROM record_data WHERE seq > ? ORDER BY seq LIMIT ?"
         return tuple((seq, _RECORD.decode(data)) for seq, data in self._rows(query, after, limit))
 
     def relocate(self, numbers: Sequence[int], store: str) -> None:
         """The pictures of these records now lie in another store."""
-        found = self._rows(
-            "SELECT seq, data FROM record WHERE seq IN (SELECT value FROM json_each(?))", _json(list(numbers))
-        )
-        moved = [(seq, msgspec.structs.replace(_RECORD.decode(data), store=store)) for seq, data in found]
-        self._db.executemany("UPDATE copy SET store = ? WHERE sha256 = ?", [(store, new.sha256) for _, new in moved])
-        self._db.executemany(
-            "UPDATE record SET data = ? WHERE seq = ?", [(msgspec.json.encode(new), seq) for seq, new in moved]
-        )
+        for number, data in self._rows(_SELECT_NUMBERED, _json(list(numbers))):
+            moved = msgspec.structs.replace(_RECORD.decode(data), store=store)
+            self._later("UPDATE record SET store = ? WHERE seq = ?", store, number)
+            self._later("UPDATE record_data SET data = ? WHERE seq = ?", _encode(moved), number)
 
     def add_store(self, store: str, worker: str) -> None:
         """A store that pictures are saved in, and the worker that was the first to do so."""
@@ -263,8 +284,8 @@ class Ledger:
     def stores(self) -> Iterator[tuple[str, str, int]]:
         """Id of each store, its first worker and the number of first copies in it, the fullest first."""
         yield from self._rows(
-            "SELECT copy.store, COALESCE(store.worker, ''), COUNT(*) FROM copy LEFT JOIN store ON store.id = copy.store"
-            " GROUP BY copy.store ORDER BY COUNT(*) DESC, copy.store"
+            "SELECT record.store, COALESCE(store.worker, ''), COUNT(*) FROM record LEFT JOIN store"
+            " ON store.id = record.store WHERE copy NOTNULL GROUP BY record.store ORDER BY COUNT(*) DESC, record.store"
         )
 
     # rules, counts, meta ------------------------------------------------------------------------------------------
@@ -285,21 +306,19 @@ class Ledger:
         for name, data, until in self._rows("SELECT name, rules, rules_until FROM origin WHERE rules NOTNULL"):
             yield name, _RULES.decode(data), until
 
-    def save_wait(self, host: str, until: float) -> None:
-        """A host asked to be left alone until that time, seconds since the epoch; the longest such wait holds."""
-        self._db.execute(
-            "INSERT INTO host VALUES (?,?)"
-            " ON CONFLICT (name) DO UPDATE SET blocked_until = MAX(blocked_until, excluded.blocked_until)",
-            (host, until),
-        )
+    def save_conduct(self, host: str, conduct: Conduct) -> None:
+        """Keep what is known of a host; its times in seconds since the epoch."""
+        self._later("INSERT OR REPLACE INTO host VALUES (?,?)", host, _encode(conduct))
 
-    def waits(self) -> Iterator[tuple[str, float]]:
-        """Host and end of its wait, for all that ever asked for one."""
-        yield from self._rows("SELECT name, blocked_until FROM host")
+    def conducts(self) -> Iterator[tuple[str, Conduct]]:
+        """Host and what is kept of it."""
+        for name, data in self._rows("SELECT name, state FROM host"):
+            yield name, _CONDUCT.decode(data)
 
     def census(self) -> Iterator[tuple[Kind, bool, int, str, int]]:
-        """Requests by kind, being a seed, state and reason: their number."""
-        query = "SELECT kind, seed, state, reason, COUNT(*) FROM request GROUP BY kind, seed, state, reason"
+        """Settled requests by kind, being a seed, state and reason: their number."""
+        columns = "kind, seed, state, reason"
+        query = f"SELECT {columns}, COUNT(*) FROM request WHERE state != 0 GROUP BY {columns}"  # noqa: S608  # ours
         for kind, seed, state, reason, number in self._rows(query):
             yield _KINDS[kind], bool(seed), state, reason, number
 
@@ -332,7 +351,7 @@ class Ledger:
     # inside -------------------------------------------------------------------------------------------------------
 
     def _later(self, statement: str, *values: Any) -> None:
-        self._due.setdefault(statement, []).append(values)
+        self._due[statement].append(values)
 
     def _made_once(self, name: str, value: bytes) -> bytes:
         found = self.get_meta(name)
@@ -344,35 +363,37 @@ class Ledger:
         return int(self._rows(query)[0][0])
 
     def _rows(self, query: str, *values: str | int) -> list[tuple[Any, ...]]:
-        with _disk_errors(self._where):
+        with disk_errors(self._where):
             return self._db.execute(query, values).fetchall()
 
     def _hash(self, request: Request) -> int:
         digest = blake2b(f"{request.kind} {request.url}".encode(), key=self.secret, digest_size=8).digest()
         return int.from_bytes(digest, "big", signed=True)
 
-    def _columns(self, request: Request) -> tuple[int, int, int, bool]:
-        """Kind, origin, priority, and whether it is a seed."""
-        return _KINDS.index(request.kind), self._origin_id(place_of(request)), request.priority, request.is_seed
+    def _key(self, sha256: str) -> int:
+        digest = blake2b(sha256.encode(), key=self.secret, digest_size=8).digest()
+        return int.from_bytes(digest, "big", signed=True)
 
     def _origin_id(self, name: str) -> int:
         number = self._origins.get(name)
         if number is None:
             number = self._db.execute("INSERT INTO origin (name) VALUES (?)", (name,)).lastrowid or 0
-            self._origins[name] = number
+            self._origins[name], self._names[number] = number, name
             self._new_origins.append(name)
         return number
 
 
-def is_sound(request: Request) -> bool:
-    """Whether its URLs can be visited, and remembered: the wire and this file take nothing else back."""
+def sound_place(request: Request) -> str | None:
+    """The place (`place_of`) of a request whose URLs can be visited, and remembered: else None.
+
+    The wire and this file take nothing else back.
+    """
     if len(request.url) > MAX_URL_LENGTH or not _CANONICAL.fullmatch(request.url):
-        return False
+        return None
     try:
-        place_of(request)
+        return place_of(request)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def place_of(request: Request) -> str:
@@ -394,39 +415,26 @@ def _origin(beginning: str) -> str:
 
 #: What every canonical URL is made of.
 _CANONICAL = re.compile(r"[!-;=?-~]+")
-_SELECT_HASHES = "SELECT hash FROM request WHERE hash IN (SELECT value FROM json_each(?))"
-_SELECT_BY_HASH = "SELECT id, data, state, attempts, reason FROM request WHERE hash = ?"
-_SELECT_BY_ROW = "SELECT id, data, state, attempts, reason FROM request WHERE id IN (SELECT value FROM json_each(?))"
-_SELECT_COPIES = "SELECT sha256, store, path FROM copy WHERE sha256 IN (SELECT value FROM json_each(?))"
-_WRITE_RECORD = "INSERT OR REPLACE INTO record (request, status, reason, bytes, data) VALUES (?,?,?,?,?)"
-_REQUEUE = (
-    "UPDATE request SET kind = ?, origin = ?, priority = ?, seed = ?, state = ?, attempts = ?, not_before = ?,"
-    " reason = ?, data = ? WHERE id = ?"
+_ADD = "INSERT INTO request VALUES (?,?,?,?,?,?,0,0,0.0,'',0)"
+_SELECT_BY_ROW = (
+    "SELECT id, data, state, attempts, reason, origin, record FROM request JOIN request_data USING (id)"
+    " WHERE id IN (SELECT value FROM json_each(?))"
 )
+_SELECT_SEED = (
+    "SELECT data FROM request_data WHERE id = (SELECT id FROM request WHERE origin = ? AND seed ORDER BY id LIMIT 1)"
+)
+_SELECT_RECORDS = "SELECT data FROM record_data WHERE seq IN (SELECT value FROM json_each(?))"
+_SELECT_NUMBERED = "SELECT seq, data FROM record_data WHERE seq IN (SELECT value FROM json_each(?))"
+_SELECT_RECORD_OF = "SELECT data FROM record_data WHERE seq = (SELECT record FROM request WHERE id = ?)"
+_WRITE_RECORD = "INSERT INTO record (seq, request, status, bytes, store, copy) VALUES (?,?,?,?,?,?)"
+_SETTLE = "UPDATE request SET state = ?, reason = ?, record = ? WHERE id = ?"
+_REQUEUE = "UPDATE request SET state = ?, attempts = ?, not_before = ?, reason = ? WHERE id = ?"
 _REQUEST = msgspec.json.Decoder(Request)
 _RECORD = msgspec.json.Decoder(ImageRecord)
+_CONDUCT = msgspec.json.Decoder(Conduct)
 _RULES = msgspec.json.Decoder(RobotsRules)
 _encode = msgspec.json.Encoder().encode
 
 
-def _json(values: list[int] | list[str]) -> str:
+def _json(values: list[int]) -> str:
     return _encode(values).decode()
-
-
-def _entry(raw: tuple[Any, ...]) -> Entry:
-    row, data, state, attempts, reason = raw
-    return Entry(row, _REQUEST.decode(data), state, attempts, reason)
-
-
-@contextmanager
-def _disk_errors(where: str) -> Iterator[None]:
-    """Turn SQLite's errors of the disk into ours, with a line that says what to do."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        text = str(error)
-        if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-            raise
-        if "full" in text:
-            raise DiskError(f"no space left for {where}; free some, then run the same command again") from error
-        raise DiskError(f"cannot use {where}: {text}") from error

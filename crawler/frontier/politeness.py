@@ -25,8 +25,9 @@ MAX_WAIT = 86_400.0
 MIN_RULES_LIFETIME, MAX_RULES_LIFETIME = 60.0, 86_400.0
 #: Part of its gap for which a host's next turn of the same kind lets turns of another kind go first.
 COURTESY = 0.25
-#: Longest back-off, seconds.
+#: Longest back-off, seconds; first and longest time for which a host that is down is left alone.
 _MAX_BACKOFF = 300.0
+_FIRST_OUTAGE, _MAX_OUTAGE = 30.0, 3_600.0
 
 #: Reasons that are tried once more only: each attempt may cost a whole time-out.
 _SLOW_REASONS = frozenset({"timeout", "too-slow"})
@@ -97,6 +98,11 @@ def retry_delay(attempts: int, draw: float) -> float:
 def overload_delay(level: int, draw: float) -> float:
     """Seconds that an overloaded host is left alone at its ``level``-th complaint in a row: 1 to 2 times 2, 4, 8, …"""
     return (1.0 + draw) * min(_MAX_BACKOFF, _power_of_two(max(1, level)))
+
+
+def outage_delay(level: int) -> float:
+    """Seconds that a host is left alone after it was found down for the ``level``-th time: 30, 60, 120, … an hour."""
+    return min(_MAX_OUTAGE, _FIRST_OUTAGE * _power_of_two(level - 1))
 
 
 def smooth(latency: float, seconds: float) -> float:

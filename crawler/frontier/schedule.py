@@ -5,7 +5,7 @@ owns it holds the lock.
 """
 
 import heapq
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import get_args
@@ -67,11 +67,19 @@ class Schedule:
 
     def add(self, origin: Origin, kind: Kind, row: int, priority: int = 0, *, returned: bool = False) -> None:
         """Queue a row that may be leased as soon as its host may be visited."""
+        self._queue(origin, kind).push(row, priority, returned=returned)
+        self._list(origin.host, kind)
+
+    def fill(self, origin: Origin, kind: Kind, rows: Iterable[int], priority: int = 0) -> None:
+        """Queue rows in the order of discovery, as `add` does each."""
+        self._queue(origin, kind).fill(rows, priority)
+        self._list(origin.host, kind)
+
+    def _queue(self, origin: Origin, kind: Kind) -> RowQueue:
         queue = origin.queues.get(kind)
         if queue is None:
             queue = origin.queues[kind] = RowQueue(self._policy.order)
-        queue.push(row, priority, returned=returned)
-        self._list(origin.host, kind)
+        return queue
 
     def defer(self, origin: Origin, kind: Kind, row: int, priority: int, until: float) -> None:
         """Queue a row at clock time ``until``, or when something is taken after it."""
@@ -104,7 +112,7 @@ class Schedule:
             return None  # listed for another time since
         del host.listed[kind]
         gap = self.gap(host)
-        free_turns = politeness.turns(self._policy, host.key, gap) - host.open_turns
+        free_turns = self._turns(host, gap) - host.open_turns
         if free_turns <= 0:
             return None  # listed again when a turn ends
         origins = [o for o in host.origins if o.waiting(kind) and self._is_open(o, kind, now)]
@@ -112,10 +120,10 @@ class Schedule:
             self._list(host, kind)
             return None
         waiting = sum(o.waiting(kind) for o in origins)
-        asked = 1 if kind in _RULELESS else min(limit, self.room(host, kind))
+        asked = 1 if kind in _RULELESS or host.conduct.outages else min(limit, self.room(host, kind))
         if asked <= 0:
             return None  # listed again when a turn ends, or something comes back
-        size = politeness.turn_size(waiting, asked=asked, gap=gap, latency=host.latency, free_turns=free_turns)
+        size = politeness.turn_size(waiting, asked=asked, gap=gap, latency=host.conduct.latency, free_turns=free_turns)
         rows = dict(_pop_first(origins, kind) for _ in range(size))
         host.open_turns += 1
         host.taken[kind] += len(rows)
@@ -172,19 +180,11 @@ class Schedule:
         """Seconds between the starts of two requests to ``host``, as things stand."""
         if host.key == LOCAL:
             return 0.0
-        return politeness.gap(self._policy, host.key, crawl_delay=host.crawl_delay, latency=host.latency)
+        return politeness.gap(self._policy, host.key, crawl_delay=host.crawl_delay, latency=host.conduct.latency)
 
-    # what is learned ----------------------------------------------------------------------------------------------
-
-    def learn_latency(self, host: Host, seconds: float) -> None:
-        """An answer took so long; also the sign that the host is no longer overloaded."""
-        host.latency = politeness.smooth(host.latency, seconds)
-        host.overloads = 0
-
-    def learn_overload(self, host: Host, level: int, until: float) -> None:
-        """The host said for the ``level``-th time in a row that it is too busy: nobody visits it until then."""
-        host.overloads = level
-        host.blocked_until = max(host.blocked_until, until)
+    def _turns(self, host: Host, gap: float) -> int:
+        """Turns that a host may have at a time; one that was down is looked at before it is visited."""
+        return 1 if host.conduct.outages else politeness.turns(self._policy, host.key, gap)
 
     # what is ahead ------------------------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class Schedule:
 
     def _host_soonest(self, host: Host, kinds: Collection[Kind], now: float) -> float:
         times = [
-            max(host.blocked_until, now, self._opens_at(origin, kind))
+            max(host.conduct.blocked_until, now, self._opens_at(origin, kind))
             for origin in host.origins
             for kind in kinds
             if origin.waiting(kind) and self.room(host, kind) > 0
@@ -234,9 +234,10 @@ class Schedule:
         rows = {entry[1]: "" for entry in self._deferred if entry[0] > until and entry[3] in kinds}
         for origin in self.origins.values():
             for kind in kinds:
-                is_busy, is_shut = origin.host.blocked_until > until, self._opens_at(origin, kind) > until
+                is_busy, is_shut = origin.host.conduct.blocked_until > until, self._opens_at(origin, kind) > until
                 if origin.waiting(kind) and (is_busy or is_shut) and self.room(origin.host, kind) > 0:
-                    rows |= dict.fromkeys(origin.queues[kind], "rate-limited" if is_busy else "robots-unreachable")
+                    busy = "host-down" if origin.host.conduct.outages else "rate-limited"
+                    rows |= dict.fromkeys(origin.queues[kind], busy if is_busy else "robots-unreachable")
         return rows
 
     def drop(self, rows: Collection[int]) -> None:
@@ -271,7 +272,7 @@ class Schedule:
         at = max(opens_at, self._visit_at(host, kind))
         if at >= host.listed.get(kind, inf):
             return
-        if host.open_turns >= politeness.turns(self._policy, host.key, self.gap(host)):
+        if host.open_turns >= self._turns(host, self.gap(host)):
             return
         host.listed[kind] = at
         self._pushes += 1

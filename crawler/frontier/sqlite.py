@@ -17,7 +17,7 @@ from crawler.errors import AccessError, DiskError
 from crawler.frontier.base import PROTOCOL
 from crawler.frontier.budget import Budget
 from crawler.frontier.journal import Journal
-from crawler.frontier.judge import Effect, Judge, Ruling, anew, told, verdict_on
+from crawler.frontier.judge import Judge, Ruling, anew, told, verdict_on
 from crawler.frontier.leases import Leases, OpenTurn, soonest_loss
 from crawler.frontier.ledger import DONE, FAILED, WAITING, Entry, Ledger
 from crawler.frontier.politeness import Policy
@@ -87,7 +87,7 @@ class SqliteFrontier:
         self._judge = Judge(self._policy, self._ledger, self._schedule, self._tally, self._budget, wall=wall, dice=dice)
         self._roll = Roll()
         self._draining = self._paused = self._closed = False
-        take_up(self._ledger, self._schedule, self._leases, now=clock(), wall=wall())
+        take_up(self._ledger, self._schedule, self._leases, self._tally, now=clock(), wall=wall())
 
     # the eight methods --------------------------------------------------------------------------------------------
 
@@ -286,9 +286,9 @@ class SqliteFrontier:
         with self._ledger.transaction():
             entries = self._ledger.add(wanted)
             settled = [entry for entry in map(self._ledger.find, wanted) if entry and entry.state != WAITING]
-            again = [Entry(entry.row, anew(entry.request), WAITING, 0, "") for entry in settled]
+            again = [self._ledger.redirect(entry, anew(entry.request)) for entry in settled]
             for entry in again:
-                self._ledger.requeue(entry.row, entry.request, attempts=0)
+                self._ledger.requeue(entry.row, attempts=0)
         self._schedule.unruled.clear()
         for entry in settled:
             self._tally.reopen(entry)
@@ -349,13 +349,10 @@ class SqliteFrontier:
         if not endings:
             return
         with self._ledger.transaction():
-            effects = [
-                effect
-                for entry, reason in endings
-                for effect in self._judge.finish(entry, reason, Outcome(status="done"), "", self._clock()).effects
-            ]
-        for effect in effects:
-            effect()
+            over = Outcome(status="done")
+            rulings = [self._judge.finish(entry, reason, over, "", self._clock()) for entry, reason in endings]
+        for ruling in rulings:
+            self._judge.conclude(ruling)
 
     # settling -----------------------------------------------------------------------------------------------------
 
@@ -372,19 +369,21 @@ class SqliteFrontier:
         found = [new for _, outcome in judged.values() for new in outcome.discovered if new.kind in _FOUND]
         found += [new for entry, outcome in judged.values() for new in self._judge.sitemaps(entry, outcome)]
         rejected = sum(max(0, outcome.rejected) for _, outcome in judged.values())
-        effects: list[Effect] = []
+        known = self._judge.learn(judged, now)
         rulings: dict[int, Ruling] = {}
         with self._ledger.transaction():
+            effects = self._judge.keep(known, now)
+            effects += [self._tally.count_bad_lines(rejected)] if rejected else []
             added = self._ledger.add(found)
             self._ledger.recall_copies(outcome.record.sha256 for _, outcome in judged.values() if outcome.record)
             for row, (entry, outcome) in judged.items():
                 rulings[row] = self._judge.apply(entry, outcome, worker, now)
-                effects += rulings[row].effects
             added += self._ledger.add(ruling.instead for ruling in rulings.values() if ruling.instead)
-            effects += [self._tally.count_bad_lines(rejected)] if rejected else []
         self._leases.let_go(judged)
         for effect in effects:
             effect()
+        for ruling in rulings.values():
+            self._judge.conclude(ruling)
         self._enlist(added)
         self._roll.credit(worker, sum(ruling.is_final for ruling in rulings.values()), now)
         return tuple(
@@ -415,7 +414,7 @@ class SqliteFrontier:
     def _enlist(self, entries: Iterable[Entry]) -> None:
         """Count and queue requests that are new, or wait anew."""
         for entry in entries:
-            self._tally.add(entry.request)
+            self._tally.add(entry.request.kind, entry.request.is_seed)
             self._judge.queue(entry)
         self._changed.notify_all()
 

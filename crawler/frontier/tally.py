@@ -14,7 +14,10 @@ _BAD_LINES = "bad_lines"
 
 
 class Tally:
-    """Requests by kind and state, failures by reason, seeds, duplicates, bytes."""
+    """Requests by kind and state, failures by reason, seeds, duplicates, bytes.
+
+    It begins with what is settled; what waits is added by whoever takes it up.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -46,10 +49,10 @@ class Tally:
         """Images saved for the first time."""
         return self.states["image", DONE] - self.duplicates
 
-    def add(self, request: Request) -> None:
-        """A request was discovered, or waits again."""
-        self.states[request.kind, WAITING] += 1
-        self.seeds[WAITING] += request.is_seed
+    def add(self, kind: Kind, is_seed: bool, number: int = 1) -> None:
+        """Requests were discovered, or wait again."""
+        self.states[kind, WAITING] += number
+        self.seeds[WAITING] += number * is_seed
 
     def reopen(self, entry: Entry) -> None:
         """A settled request is no longer so; `add` follows."""

@@ -3,7 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,18 @@ class FailingDatabase:
 
 
 @contextmanager
-def failing(
-    frontier: SqliteFrontier, statement: str = "COMMIT", message: str = "database or disk is full"
-) -> Iterator[None]:
+def failing_ledger(ledger: Any, statement: str = "COMMIT", message: str = "database or disk is full") -> Iterator[None]:
     """Within the block, SQL statements that begin so fail."""
-    ledger: Any = frontier._ledger
     database = ledger._db
     ledger._db = FailingDatabase(database, statement, message)
     try:
         yield
     finally:
         ledger._db = database
+
+
+def failing(
+    frontier: SqliteFrontier, statement: str = "COMMIT", message: str = "database or disk is full"
+) -> AbstractContextManager[None]:
+    """The same for the ledger of a frontier."""
+    return failing_ledger(frontier._ledger, statement, message)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crawler.frontier.conduct import Conduct
 from crawler.frontier.hosts import RowQueue
 from crawler.frontier.politeness import COURTESY, Order, Policy
 from crawler.frontier.schedule import LOCAL, Schedule, Share
@@ -196,17 +197,9 @@ def test_a_deferred_row_waits_for_its_time() -> None:
 def test_a_busy_host_is_left_alone_even_if_it_is_listed_already() -> None:
     schedule = Schedule(FREE)
     fill(schedule, range(1, 3))
-    schedule.learn_overload(schedule.host("a.example"), 1, until=30.0)
+    schedule.host("a.example").conduct = Conduct(blocked_until=30.0)
     assert (schedule.take("image", 1, now=29.0), schedule.next_ready(ALL, 29.0)) == ([], 30.0)
     assert schedule.take("image", 1, now=30.0)
-
-
-def test_an_answer_ends_the_row_of_complaints() -> None:
-    schedule = Schedule(FREE)
-    host = schedule.host("a.example")
-    schedule.learn_overload(host, 3, until=30.0)
-    schedule.learn_latency(host, 0.5)
-    assert (host.overloads, host.blocked_until) == (0, 30.0)
 
 
 def test_rules_are_wanted_once_and_open_what_waits() -> None:
@@ -274,7 +267,7 @@ def test_what_is_parked_has_its_reason_and_can_be_dropped() -> None:
     fill(schedule, range(1, 3), "http://busy.example")
     fill(schedule, range(3, 5), "http://shut.example")
     fill(schedule, range(5, 7), "http://open.example")
-    schedule.learn_overload(schedule.host("busy.example"), 1, until=1e6)
+    schedule.host("busy.example").conduct = Conduct(blocked_until=1e6)
     schedule.defer(schedule.origin("http://open.example"), "image", 7, 0, until=1e6)
     parked = schedule.parked(ALL, until=60.0)
     assert parked == {1: "rate-limited", 2: "rate-limited", 3: "robots-unreachable", 4: "robots-unreachable", 7: ""}
@@ -314,7 +307,7 @@ class Walk:
             self.schedule.release(self.open.pop(choice % len(self.open)).host, self.now)
 
     def overload(self, choice: int) -> None:
-        self.schedule.learn_overload(self.origins[choice].host, 1, self.now + choice)
+        self.origins[choice].host.conduct = Conduct(blocked_until=self.now + choice)
 
     def rule(self, choice: int) -> None:
         self.schedule.set_rules(self.origins[choice], RobotsRules(reachable=choice % 3 > 0), self.now + choice)

@@ -12,10 +12,12 @@ import msgspec
 import pytest
 
 from crawler.errors import DiskError
-from crawler.frontier.ledger import SCHEMA, Ledger
+from crawler.frontier import index
+from crawler.frontier.ledger import Ledger
 from crawler.frontier.politeness import Policy
 from crawler.frontier.sqlite import SqliteFrontier
-from tests.frontier.disk import counts, failing
+from crawler.frontier.tables import SCHEMA
+from tests.frontier.disk import counts, failing, failing_ledger
 from tests.frontier.fakes import (
     OPEN,
     FakeClock,
@@ -56,7 +58,7 @@ def _make_other_database(path: Path) -> None:
 def _make_other_release(path: Path) -> None:
     SqliteFrontier(path).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        database.execute("UPDATE meta SET value = ? WHERE name = 'schema'", (str(SCHEMA + 1).encode(),))
+        database.execute(f"PRAGMA user_version={SCHEMA + 1}")
 
 
 @pytest.mark.parametrize("make", [_make_text, _make_folder, _make_other_database, _make_other_release])
@@ -96,7 +98,7 @@ def test_a_put_that_fails_changes_nothing(open_file: Open, statement: str) -> No
     assert len(work_off(frontier)) == 8
 
 
-@pytest.mark.parametrize("statement", ["BEGIN", "INSERT INTO request", "INSERT OR REPLACE INTO record", "COMMIT"])
+@pytest.mark.parametrize("statement", ["BEGIN", "INSERT INTO request", "INSERT INTO record", "COMMIT"])
 def test_a_complete_that_fails_changes_nothing(open_file: Open, statement: str) -> None:
     frontier = open_file(SINGLE)
     frontier.put(images(4))
@@ -164,7 +166,10 @@ def test_parked_requests_that_can_t_be_failed_are_failed_later(open_file: Open) 
 def test_what_can_t_be_read_is_not_lent(open_file: Open) -> None:
     frontier = open_file(SINGLE)
     frontier.put(images(4) + images(2, "b.example"))
-    with failing(frontier, "SELECT id, data", "disk I/O error"), pytest.raises(DiskError, match="disk I/O error"):
+    with (
+        failing(frontier, "SELECT id, data", "disk I/O error"),
+        pytest.raises(DiskError, match="disk I/O error"),
+    ):
         lease(frontier)
     assert len(lease(frontier).turns) == 2
     assert frontier.stats().leased == 6
@@ -177,7 +182,7 @@ def test_a_failed_transaction_leaves_no_origin_behind(path: Path) -> None:
         raise ZeroDivisionError
     with ledger.transaction():
         entries = ledger.add(images(1) + images(1, "b.example"))
-    assert ([entry.row for entry in entries], {waiting.origin for waiting in ledger.waiting()}) == (
+    assert ([entry.row for entry in entries], {ready.origin for ready in ledger.ready()}) == (
         [1, 2],
         {"http://a.example", "http://b.example"},
     )
@@ -288,10 +293,62 @@ def test_changes_of_a_failed_transaction_are_not_written_by_the_next(path: Path)
     with ledger.transaction():
         [entry] = ledger.add([image()])
     with pytest.raises(ZeroDivisionError), ledger.transaction():
-        ledger.settle(entry.row, "")
-        ledger.first_copy("a" * 64, "s", "p")
+        ledger.settle(entry.row, "", ledger.record(entry, saved(entry.request, "a" * 64)))
+        assert ledger.first_copy("a" * 64) is not None
         raise ZeroDivisionError
     with ledger.transaction():
-        assert ledger.first_copy("a" * 64, "s", "q") is None
-    assert [waiting.row for waiting in ledger.waiting()] == [entry.row]
+        assert ledger.first_copy("a" * 64) is None
+    assert ledger.records(0, 10) == ()
+    assert [ready.rows for ready in ledger.ready()] == [[entry.row]]
+    ledger.close()
+
+
+# --- what is written late
+
+
+def test_a_request_is_known_before_and_after_its_key_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "GATHERED", 10)
+    known = []
+    for n in range(7):
+        ledger = Ledger(path)
+        with ledger.transaction():
+            known += ledger.add(images(4, f"{n}.example"))
+        with ledger.transaction():
+            assert ledger.add([entry.request for entry in known]) == []
+        assert [ledger.find(entry.request) for entry in known] == known
+        ledger.close()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT COUNT(*) FROM request_index").fetchone() == (24,)
+
+
+def test_a_first_copy_is_known_before_and_after_its_key_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "GATHERED", 3)
+    for n in range(5):
+        ledger = Ledger(path)
+        with ledger.transaction():
+            for entry in ledger.add(images(2, f"{n}.example")):
+                digest = f"{entry.row:064x}"
+                assert ledger.first_copy(digest) is None
+                ledger.settle(entry.row, "", ledger.record(entry, saved(entry.request, digest)))
+        ledger.recall_copies(f"{row:064x}" for row in range(1, 2 * n + 3))
+        paths = [ledger.first_copy(f"{row:064x}") for row in range(1, 2 * n + 3)]
+        assert paths == [("51" * 8, f"images/00/{row:064x}.jpg") for row in range(1, 2 * n + 3)]
+        ledger.close()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT COUNT(*) FROM copy_index").fetchone() == (8,)
+
+
+def test_keys_of_a_failed_transaction_are_forgotten_even_as_they_are_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "GATHERED", 5)
+    ledger = Ledger(path)
+    with ledger.transaction():
+        first = ledger.add(images(3))
+    with failing_ledger(ledger), pytest.raises(DiskError), ledger.transaction():
+        ledger.add(images(3, "b.example"))
+    with ledger.transaction():
+        again = ledger.add(images(3) + images(2, "b.example"))
+    assert [entry.row for entry in again] == [4, 5]
+    assert [ledger.find(entry.request) for entry in first + again] == first + again
     ledger.close()

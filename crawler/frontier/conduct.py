@@ -1,0 +1,60 @@
+"""How a host behaves, and how long it is therefore left alone: pure functions from what was known and what came.
+
+Times are those of the caller's clock, in seconds; ``draw`` is a number in [0, 1) from the caller's dice.
+"""
+
+from msgspec import Struct, structs
+
+from crawler.frontier.politeness import MAX_WAIT, outage_delay, overload_delay, smooth
+from crawler.model import Outcome
+
+#: Requests in a row, different ones, for which no connection could be made: then the host is down, not they wrong.
+MISSES = 5
+
+
+class Conduct(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """What is known of one host."""
+
+    #: Smoothed seconds per answer.
+    latency: float = 0.0
+    #: Before this time nobody visits: the host asked for it, or it is down.
+    blocked_until: float = 0.0
+    #: Complaints of overload in a row.
+    complaints: int = 0
+    #: Looks in a row at which it was down; above 0, it is looked at with one request at a time.
+    outages: int = 0
+    #: Rows that found nobody since the last answer.
+    missed: tuple[int, ...] = ()
+
+
+def learn(known: Conduct, outcome: Outcome, row: int, now: float, draw: float) -> Conduct:
+    """What is known after one more outcome.
+
+    What arrives while nobody visits is about the visits of before: a burst of complaints counts as one.
+    """
+    if outcome.down:
+        return _missed(known, row, now)
+    if outcome.overloaded or outcome.host_wait is not None:
+        level = max(1, known.complaints + (known.blocked_until <= now))
+        wait = overload_delay(level, draw) if outcome.host_wait is None else min(outcome.host_wait, MAX_WAIT)
+        until = max(known.blocked_until, now + wait)
+        return structs.replace(known, complaints=level, blocked_until=until, outages=0, missed=())
+    if outcome.latency > 0:
+        return Conduct(latency=smooth(known.latency, outcome.latency), blocked_until=known.blocked_until)
+    return known
+
+
+def _missed(known: Conduct, row: int, now: float) -> Conduct:
+    if known.blocked_until > now:
+        return known
+    missed = tuple(dict.fromkeys((*known.missed, row)))
+    if len(missed) < MISSES and not known.outages:
+        return structs.replace(known, missed=missed)
+    outages = known.outages + 1
+    return structs.replace(known, blocked_until=now + outage_delay(outages), outages=outages, missed=())
+
+
+def is_news(kept: Conduct, known: Conduct) -> bool:
+    """Whether what is kept on disk of a host should be replaced: all but the small changes of its speed."""
+    is_other = structs.replace(kept, latency=0.0, missed=()) != structs.replace(known, latency=0.0, missed=())
+    return is_other or abs(known.latency - kept.latency) > 0.25 * max(kept.latency, 1.0)

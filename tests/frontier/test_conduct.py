@@ -1,0 +1,199 @@
+"""What outcomes teach about a host; and a host that is down, as the whole frontier sees it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crawler.frontier.conduct import MISSES, Conduct, is_news, learn
+from crawler.frontier.politeness import Policy
+from crawler.model import Outcome, RobotsRules
+from tests.frontier.disk import copy_of
+from tests.frontier.fakes import (
+    FakeClock,
+    Make,
+    Open,
+    done,
+    image,
+    images,
+    lease,
+    retry,
+    tokens,
+    turn_ids,
+    urls,
+)
+
+DOWN = Outcome(status="retry", reason="connect", down="host", latency=10.0)
+BUSY = Outcome(status="retry", reason="http-503", overloaded=True)
+WELL = Outcome(status="done", latency=0.5)
+PATIENT = Policy(robots=False, delay=0.0, per_host=4, patience=40.0)
+
+
+def after(*outcomes: Outcome, now: float = 100.0, known: Conduct | None = None) -> Conduct:
+    """What is known after these, each of another row."""
+    conduct = known or Conduct()
+    for row, outcome in enumerate(outcomes):
+        conduct = learn(conduct, outcome, row, now, draw=0.5)
+    return conduct
+
+
+# --- what is learned
+
+
+def test_an_answer_tells_how_fast_the_host_is_and_that_it_is_well() -> None:
+    assert after(BUSY, DOWN, WELL) == Conduct(latency=0.5, blocked_until=103.0)
+
+
+def test_complaints_of_one_burst_are_one() -> None:
+    once = after(BUSY)
+    assert (once.complaints, once.blocked_until) == (1, 103.0)
+    assert after(BUSY, BUSY, BUSY) == once
+    assert learn(once, BUSY, 1, 103.0, 0.5).blocked_until == 103.0 + 6.0
+
+
+def test_a_named_wait_is_kept_within_a_day_and_never_shortens_another() -> None:
+    def told(seconds: float) -> Outcome:
+        return Outcome(status="retry", reason="http-429", overloaded=True, host_wait=seconds)
+
+    assert after(told(7.0)).blocked_until == 107.0
+    assert after(told(1e9)).blocked_until == 100.0 + 86_400.0
+    assert after(told(50.0), told(1.0)).blocked_until == 150.0
+
+
+def test_a_host_is_down_when_many_different_requests_found_nobody() -> None:
+    few = after(*[DOWN] * (MISSES - 1))
+    assert (few.outages, few.blocked_until) == (0, 0.0)
+    many = after(*[DOWN] * MISSES)
+    assert (many.outages, many.blocked_until, many.latency) == (1, 130.0, 0.0)
+    assert after(*[DOWN] * MISSES * 3) == many  # of the same visit
+
+
+def test_one_request_that_finds_nobody_again_and_again_says_nothing_about_the_host() -> None:
+    conduct = Conduct()
+    for _ in range(50):
+        conduct = learn(conduct, DOWN, 1, 100.0, 0.5)
+    assert conduct.outages == 0
+
+
+def test_each_look_in_vain_doubles_the_wait_up_to_an_hour() -> None:
+    conduct, waits = after(*[DOWN] * MISSES), []
+    for _ in range(9):
+        now = conduct.blocked_until
+        conduct = learn(conduct, DOWN, 1, now, 0.5)
+        waits.append(conduct.blocked_until - now)
+    assert waits == [60, 120, 240, 480, 960, 1_920, 3_600, 3_600, 3_600]
+
+
+@pytest.mark.parametrize("answer", [WELL, BUSY, Outcome(status="done", reason="http-500", latency=0.1)])
+def test_whatever_the_host_answers_it_is_not_down(answer: Outcome) -> None:
+    assert after(*[DOWN] * 4, answer, *[DOWN] * 4).outages == 0
+    assert after(answer, known=after(*[DOWN] * MISSES)).outages == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "is_kept"),
+    [
+        ({"latency": 1.1}, False),
+        ({"latency": 2.1}, True),
+        ({"missed": (1, 2)}, False),
+        ({"outages": 1}, True),
+        ({"complaints": 1}, True),
+        ({"blocked_until": 5.0}, True),
+    ],
+)
+def test_what_matters_after_a_restart_is_kept(change: dict[str, Any], is_kept: bool) -> None:
+    assert is_news(Conduct(latency=1.0), Conduct(**{"latency": 1.0, **change})) == is_kept
+
+
+# --- a host that is down
+
+
+def strike(frontier: Any, number: int) -> None:
+    """So many requests find nobody."""
+    grant = lease(frontier, limit=number)
+    frontier.complete("w1", retry(grant, down="host"), turn_ids(grant))
+
+
+def test_a_host_that_is_down_is_left_alone_and_nobody_is_charged(make: Make, clock: FakeClock) -> None:
+    frontier = make(PATIENT)
+    frontier.put(images(20))
+    strike(frontier, 20)
+    frontier.put([image("http://b.example/1.jpg")])
+    assert urls(lease(frontier)) == ["http://b.example/1.jpg"]
+    clock.go(29)
+    assert urls(lease(frontier)) == []
+    clock.go(1)
+    look = lease(frontier)
+    assert len(urls(look)) == 1
+    assert urls(lease(frontier)) == []  # one look at a time
+    frontier.complete("w1", done(look, latency=0.1), turn_ids(look))
+    assert len(urls(lease(frontier))) >= 12
+    assert frontier.stats().failed == 0
+
+
+def test_attempts_of_an_outage_are_not_counted(make: Make, clock: FakeClock) -> None:
+    frontier = make(Policy(robots=False, delay=0.0, per_host=1, patience=1e6))
+    frontier.put(images(MISSES))
+    strike(frontier, MISSES)
+    for _ in range(10):
+        clock.go(3_600)
+        strike(frontier, 1)
+    stats = frontier.stats()
+    assert (stats.failed, stats.waiting) == (0, MISSES)
+
+
+def test_at_the_end_what_waits_for_a_host_that_is_down_fails_as_such(make: Make, clock: FakeClock) -> None:
+    frontier = make(PATIENT)
+    frontier.put(images(8))
+    while (grant := lease(frontier, limit=8)).state != "drained":
+        frontier.complete("w1", retry(grant, down="host"), turn_ids(grant))
+        clock.go(1)
+    assert frontier.stats().reasons == {"host-down": 8}
+
+
+def test_robots_txt_that_finds_nobody_waits_with_the_others(make: Make, clock: FakeClock) -> None:
+    frontier = make(Policy(delay=0.0, per_host=4, patience=40.0))
+    frontier.put(images(6))
+    lease(frontier)
+    rules = lease(frontier, "robots")
+    frontier.complete(
+        "w1", [Outcome(status="done", token=tokens(rules)[0], robots=RobotsRules(lifetime=60.0))], turn_ids(rules)
+    )
+    strike(frontier, 6)
+    clock.go(61)
+    lease(frontier)
+    look = lease(frontier, "robots")
+    assert urls(look) == ["http://a.example/robots.txt"]
+    frontier.complete("w1", retry(look, down="host"), turn_ids(look))
+    clock.go(60)
+    again = lease(frontier)
+    assert urls(again) == ["http://a.example/robots.txt"]
+    frontier.complete("w1", done(again, latency=0.1), turn_ids(again))
+    assert len(urls(lease(frontier))) == 6
+
+
+def test_what_is_known_of_a_host_outlives_its_master(open_file: Open, path: Path, clock: FakeClock) -> None:
+    frontier = open_file(PATIENT)
+    frontier.put(images(20))
+    strike(frontier, 20)
+    frontier = open_file(PATIENT, path := copy_of(path))
+    clock.go(29)
+    assert urls(lease(frontier)) == []
+    clock.go(1)
+    strike(frontier, 20)  # still one look only, and the second in a row
+    frontier = open_file(PATIENT, copy_of(path))
+    clock.go(59)
+    assert urls(lease(frontier)) == []
+    clock.go(1)
+    assert len(urls(lease(frontier))) == 1
+
+
+def test_a_slow_host_is_known_to_be_slow_after_a_restart(open_file: Open, path: Path, clock: FakeClock) -> None:
+    slow = Policy(robots=False, delay=1.0)
+    frontier = open_file(slow)
+    frontier.put(images(4))
+    grant = lease(frontier, limit=1)
+    frontier.complete("w1", done(grant, latency=4.0), turn_ids(grant))
+    frontier = open_file(slow, copy_of(path))
+    clock.go(10)
+    assert lease(frontier).turns[0].gap == 8.0
