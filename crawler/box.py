@@ -181,7 +181,12 @@ class Download:
 
 def worker_settings(config: CrawlConfig, *, threads: int) -> WorkerSettings:
     """A worker's part of the settings."""
-    return WorkerSettings(threads=threads, lease=config.queue.lease, request=config.fetch.total_timeout)
+    return WorkerSettings(
+        threads=threads,
+        lease=config.queue.lease,
+        request=config.fetch.total_timeout,
+        patience=config.crawl.patience,
+    )
 
 
 def build_fetcher(config: CrawlConfig) -> RequestsFetcher:

@@ -10,7 +10,7 @@ import http.client
 import io
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import requests
@@ -43,6 +43,9 @@ _VERDICTS: tuple[tuple[tuple[type[BaseException], ...], str, bool], ...] = (
     ((http.client.HTTPException, urllib3.InvalidHeader), "connect", False),  # answers that are no HTTP
     ((OSError, urllib3.HTTPError), "connect", True),
 )
+#: What name servers answer with: the name, or an address of it, does not exist; the last one is Windows' WSANO_DATA.
+_NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME), 11_004}
+_NOT_CONNECTED = (urllib3.NewConnectionError, urllib3.ConnectTimeoutError)
 
 
 def classify(error: Exception) -> RequestFailed:
@@ -53,8 +56,16 @@ def classify(error: Exception) -> RequestFailed:
     for kinds, reason, retryable in _VERDICTS:
         for cause in causes:
             if isinstance(cause, kinds):
-                return RequestFailed(reason, _one_line(cause), retryable=retryable)
+                return RequestFailed(reason, _one_line(cause), retryable=retryable, down=_down(causes))
     return RequestFailed("internal", _one_line(error))
+
+
+def _down(causes: Sequence[BaseException]) -> str:
+    """Who did not answer at all, as `RequestFailed` tells it."""
+    for cause in causes:
+        if isinstance(cause, socket.gaierror):
+            return "host" if cause.errno in _NO_SUCH_NAME else "resolver"
+    return "host" if any(isinstance(cause, _NOT_CONNECTED) for cause in causes) else ""
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -148,6 +148,15 @@ class Grant(Struct, frozen=True, gc=False, kw_only=True):
     is_stranger: bool = False
 
 
+class Renewal(Struct, frozen=True, kw_only=True):
+    """Answer to the renewal of leases."""
+
+    #: Tokens that are lost: others may have got their requests.
+    lost: tuple[str, ...] = ()
+    #: Hosts of the others that want to be left alone, by anybody, and for how many seconds from now.
+    quiet: dict[str, float] = {}
+
+
 class RobotsRules(Struct, frozen=True, gc=False, kw_only=True):
     """What one origin's robots.txt means for us (RFC 9309), and its tdmrep.json where that is asked for."""
 

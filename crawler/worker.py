@@ -17,9 +17,10 @@ from typing import Protocol
 
 from msgspec import Struct, structs
 
-from crawler.errors import CrawlerError, DiskError, RequestFailed
+from crawler.errors import CrawlerError, DiskError, NetworkError, RequestFailed
 from crawler.frontier.base import Frontier
 from crawler.model import GrantState, Kind, Outcome, Request, Turn, Verdict, failure
+from crawler.reach import Reach
 from crawler.turn import work_off
 
 _log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ _FLUSH_FILES = 100
 _FLUSH_SECONDS = 2.0
 #: A busy host that names no time is left alone for so many seconds, until the frontier has decided.
 _SHUN_SECONDS = 1.0
+#: Seconds between two renewals while a host may have visitors beside us.
+_LISTEN = 0.5
 #: Threads that are neither asked nor working look up so often, seconds.
 _NAP = 0.25
 
@@ -68,6 +71,8 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     lease: float = 120.0
     #: Longest that one request takes. Nothing is begun when less than this is left of the lease.
     request: float = 60.0
+    #: Longest that a box waits which never reached a name server.
+    patience: float = 60.0
 
     @property
     def renewal(self) -> float:
@@ -145,6 +150,7 @@ class Worker:
         self._held: dict[str, _Held] = {}
         #: Host → clock time until which it asked us to stay away.
         self._shunned: dict[str, float] = {}
+        self._reach = Reach(settings.patience, clock)
         self._busy = 0
         self._todo: queue.SimpleQueue[_Held | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[Outcome | _Ended] = queue.SimpleQueue()
@@ -213,7 +219,8 @@ class Worker:
                     continue
             asked_at = self._clock()
             kinds = tuple(self._handlers)
-            grant = self._frontier.lease(self.name, kinds, settings.batch, settings.lease, _POLL)
+            limit = 1 if self._reach.is_cut_off else settings.batch
+            grant = self._frontier.lease(self.name, kinds, limit, settings.lease, _POLL)
             if grant.state in ("drained", "draining"):
                 return grant.state
             for turn in grant.turns:
@@ -226,6 +233,8 @@ class Worker:
         return "draining"
 
     def _has_room(self) -> bool:
+        if self._reach.is_cut_off:  # one at a time finds out
+            return self._stopping.is_set() or (self._busy == 0 and self._reach.may_try)
         return self._busy < self._settings.threads or self._stopping.is_set()
 
     # working a turn off -------------------------------------------------------------------------------------------
@@ -282,12 +291,25 @@ class Worker:
     # committing ---------------------------------------------------------------------------------------------------
 
     def _finish(self, held: _Held, outcome: Outcome) -> None:
+        outcome = self._judged(outcome)
         if outcome.record is not None and not outcome.record.fetched_at:
             outcome = structs.replace(outcome, record=structs.replace(outcome.record, fetched_at=time.time()))
         self._finished.put(self._noted(outcome))
         with self._changed:
             received = self._progress.received + outcome.received
             self._progress = structs.replace(self._progress, received=received)
+
+    def _judged(self, outcome: Outcome) -> Outcome:
+        """The outcome; where this box is cut off, its request goes back uncharged, and all others with it."""
+        with self._changed:
+            try:
+                outcome = self._reach.judge(outcome)
+            except NetworkError as error:
+                self._fail(error)
+                return Outcome(status="released", token=outcome.token)
+            for held in self._held.values() if self._reach.is_cut_off else ():
+                held.is_over = True
+        return outcome
 
     def _noted(self, outcome: Outcome) -> Outcome:
         """The outcome, noted; where the disk refuses, its request goes back uncharged."""
@@ -376,13 +398,16 @@ class Worker:
 
     def _keep_leases(self) -> None:
         """Renew all leases in time; cut what is under way when one could not be kept."""
-        while not self._over.wait(self._settings.renewal):
+        while not self._over.wait(self._renewal()):
             with self._changed:
                 tokens = {token: held for held in self._held.values() for token in held.open}
             if not tokens:
                 continue
             asked_at = self._clock()
-            lost = set(self._frontier.extend(self.name, tuple(tokens), self._settings.lease))
+            renewal = self._frontier.extend(self.name, tuple(tokens), self._settings.lease)
+            lost = set(renewal.lost)
+            for host, seconds in renewal.quiet.items():
+                self._shun(host, seconds)
             with self._changed:
                 gone = [held for token, held in tokens.items() if token in lost and token in held.open]
                 for held in tokens.values():
@@ -392,6 +417,12 @@ class Worker:
                 if gone and self._abort is not None:
                     self._abort()
                 self._changed.notify_all()
+
+    def _renewal(self) -> float:
+        """Seconds until the next renewal: soon, where others visit our hosts too and may hear of a wait before us."""
+        with self._changed:
+            is_shared = any(not held.turn.gap and held.open and not held.is_over for held in self._held.values())
+        return min(_LISTEN, self._settings.renewal) if is_shared else self._settings.renewal
 
     # when something gives out -------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ FLOORS: list[dict[str, str]] = [
     dict.fromkeys(["fetcher", "exchange", "transport", "robots", "consent", "tdm"], "instruments")
     | dict.fromkeys(["storage", "manifest", "lock", "shelf", "notes"], "instruments"),
     {"frontier": "frontier", "harvest": "harvest", "download": "download"},
-    {"worker": "worker", "turn": "worker", "engines": "engines"},
+    {"worker": "worker", "turn": "worker", "reach": "worker", "engines": "engines"},
     dict.fromkeys(["config", "seeds", "box", "crawl", "progress", "report", "dashboard"], "roof")
     | dict.fromkeys(["audit", "control", "view", "fleet", "policy", "preview", "walker"], "roof")
     | dict.fromkeys(["demo", "showcase", "logs", "options", "cli", "__main__"], "roof"),

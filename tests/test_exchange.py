@@ -19,6 +19,10 @@ CONNECTION = HTTPConnection("site.example")
 REFUSED = ConnectionRefusedError(111, "Connection refused")
 
 
+UNKNOWN = socket.gaierror(socket.EAI_NONAME, "unknown")
+SILENT = socket.gaierror(socket.EAI_AGAIN, "try again")
+
+
 def wrapped(error: Exception) -> Exception:
     """As requests hands on what urllib3 says after its last retry."""
     return requests.ConnectionError(urllib3.MaxRetryError(None, "/", error))  # type: ignore[arg-type]  # no pool here
@@ -55,6 +59,23 @@ def test_every_error_has_a_reason(error: Exception, reason: str, retryable: bool
     failure = classify(error)
     assert (failure.reason, failure.retryable) == (reason, retryable)
     assert "\n" not in failure.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "down"),
+    [
+        (wrapped(caused(urllib3.NameResolutionError("x", CONNECTION, UNKNOWN), UNKNOWN)), "host"),
+        (wrapped(caused(urllib3.NameResolutionError("x", CONNECTION, SILENT), SILENT)), "resolver"),
+        (socket.gaierror(socket.EAI_FAIL, "failed"), "resolver"),
+        (wrapped(caused(urllib3.NewConnectionError(CONNECTION, "refused"), REFUSED)), "host"),
+        (wrapped(urllib3.ConnectTimeoutError(CONNECTION, "slow")), "host"),
+        (requests.ReadTimeout("slow"), ""),
+        (requests.ConnectionError(urllib3.ProtocolError("x", ConnectionResetError(104, "reset"))), ""),
+        (requests.exceptions.SSLError(ssl.SSLCertVerificationError(1, "expired")), ""),
+    ],
+)
+def test_who_did_not_answer_at_all_is_told(error: Exception, down: str) -> None:
+    assert classify(error).down == down
 
 
 def test_what_a_server_sent_is_harmless_in_a_log() -> None:

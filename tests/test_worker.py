@@ -7,14 +7,17 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
+from msgspec import structs
 
-from crawler.errors import ConfigError, CrawlerError, DiskError, RequestFailed
+from crawler import reach
+from crawler.errors import ConfigError, CrawlerError, DiskError, NetworkError, RequestFailed
 from crawler.frontier.base import PROTOCOL
 from crawler.frontier.politeness import Policy
 from crawler.frontier.sqlite import SqliteFrontier
 from crawler.model import Kind, Outcome, Request, RobotsRules, Verdict, describe, failure
 from crawler.worker import Handler, Worker, WorkerSettings
 from tests.frontier.fakes import image, images, page, saved
+from tests.processes import wait_until
 
 EAGER = Policy(robots=False, delay=0.0, per_host=4, patience=0.5)
 FAST = WorkerSettings(threads=2, lease=2.0, request=0.5)
@@ -333,3 +336,77 @@ def test_a_renewal_that_overtakes_a_result_cuts_nothing(frontier: SqliteFrontier
     crew = Worker("w1", Slow(), {"image": Handle(good)}, settings, abort=lambda: cuts.append("cut"))  # type: ignore[arg-type]
     crew.run()
     assert (cuts, frontier.stats().success) == ([], 6)
+
+
+def test_a_wait_that_another_worker_was_told_ends_our_turns_too() -> None:
+    """Without a gap a host has visitors beside us; none of us goes on for longer than a moment."""
+    frontier = SqliteFrontier(None, Policy(robots=False, delay=0.0, per_host=2, patience=1_000.0))
+    frontier.put(images(200))
+    go_on = threading.Event()
+
+    def slowly(request: Request) -> Outcome:
+        go_on.wait(0.05)
+        return good(request)
+
+    handler = Handle(slowly)
+    with running(worker(frontier, handler, settings=structs.replace(FAST, threads=1, batch=100))):
+        wait_until(lambda: len(handler.seen) > 2, "work")
+        grant = frontier.lease("w2", ["image"], 1, 60.0, 5.0)
+        [held] = [lease for turn in grant.turns for lease in turn.leases]
+        busy = Outcome(status="retry", token=held.token, reason="http-429", overloaded=True, host_wait=300.0)
+        frontier.complete("w2", [busy], [turn.id for turn in grant.turns])
+        told = time.monotonic()
+        wait_until(lambda: frontier.stats().leased == 0, "the rest goes back")
+        assert max(handler.starts) < told + 1.0
+        assert frontier.stats().waiting > 90
+    go_on.set()
+    frontier.close()
+
+
+# --- a box that is cut off
+
+
+class Names:
+    """Name servers that answer, or not."""
+
+    def __init__(self) -> None:
+        self.is_silent = True
+
+    def answer(self, request: Request) -> Outcome:
+        if self.is_silent:
+            return failure(request, RequestFailed("dns", retryable=True, down="resolver"))
+        return structs.replace(good(request), latency=0.01)
+
+
+def test_a_dead_resolver_turns_no_url_into_a_failure(
+    frontier: SqliteFrontier, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "_PAUSE", 0.01)
+    monkeypatch.setattr(reach, "_LONGEST_PAUSE", 0.02)
+    names = Names()
+    frontier.put([image(f"http://{n}.example/") for n in range(12)])
+    handler = Handle(names.answer)
+    with running(worker(frontier, handler)) as thread:
+        wait_until(lambda: len(handler.seen) > 20, "attempts in vain")
+        assert (frontier.stats().failed, frontier.stats().discovered) == (0, 12)
+        names.is_silent = False
+        thread.join(20)
+    assert (frontier.stats().failed, frontier.stats().success) == (0, 12)
+    told = [record.message for record in caplog.records if "name server" in record.message]
+    assert len(told) == 2 and "no name server answers" in told[0] and "answer again" in told[1]
+
+
+def test_a_box_that_never_reached_a_name_server_gives_up_and_fails_nothing(frontier: SqliteFrontier) -> None:
+    frontier.put(images(4))
+    impatient = structs.replace(FAST, patience=0.0)
+    with pytest.raises(NetworkError, match="no name server answers this machine"):
+        worker(frontier, Handle(Names().answer), settings=impatient).run()
+    stats = frontier.stats()
+    assert (stats.failed, stats.waiting, stats.leased) == (0, 4, 0)
+
+
+def test_names_that_do_not_exist_are_no_outage(frontier: SqliteFrontier) -> None:
+    frontier.put([image(f"http://{n}.example/") for n in range(12)])
+    gone = RequestFailed("dns", down="host")
+    assert worker(frontier, Handle(lambda request: failure(request, gone))).run() == "drained"
+    assert frontier.stats().reasons == {"dns": 12}

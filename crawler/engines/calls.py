@@ -15,7 +15,18 @@ from msgspec import Meta, Raw, Struct
 
 from crawler.engines import wire
 from crawler.errors import CrawlerError, MessageError, from_wire
-from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, RobotsRules, Verdict
+from crawler.model import (
+    About,
+    FrontierStats,
+    Grant,
+    ImageRecord,
+    Kind,
+    Outcome,
+    Renewal,
+    Request,
+    RobotsRules,
+    Verdict,
+)
 
 #: Registered names, and thereby identifiers, of the two queues; they outlive a restart of the master.
 TASKS = "get_task_queue"
@@ -122,7 +133,7 @@ SIGNATURES: dict[str | None, dict[str, Signature]] = {
     TASKS: {
         "hello": Signature(_Hello, dict[str, Any]),
         "lease": Signature(_Lease, Grant),
-        "extend": Signature(_Extend, tuple[str, ...]),
+        "extend": Signature(_Extend, Renewal),
         "stats": Signature(_Arguments, FrontierStats),
     },
     RESULTS: {

@@ -17,7 +17,7 @@ from crawler.engines.join import JoinFile
 from crawler.engines.tls import client_context
 from crawler.errors import CrawlerError, MessageError, NetworkError
 from crawler.frontier.base import PROTOCOL
-from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, Verdict
+from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Outcome, Renewal, Request, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -237,9 +237,9 @@ class TaskQueueProxy:
         wait = min(wait, calls.MAX_WAIT)
         return cast(Grant, self._link.call(TASKS, "lease", worker, tuple(kinds), limit, seconds, wait, seconds=wait))
 
-    def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> tuple[str, ...]:
-        """Renew leases; returns the tokens that are lost."""
-        return cast(tuple[str, ...], self._link.call(TASKS, "extend", worker, tuple(tokens), seconds))
+    def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> Renewal:
+        """Renew leases; tells which are lost, and which hosts are to be left alone."""
+        return cast(Renewal, self._link.call(TASKS, "extend", worker, tuple(tokens), seconds))
 
     def stats(self) -> FrontierStats:
         """All counts, read at one instant."""
@@ -334,7 +334,7 @@ class RemoteFrontier:
                 self._on_settings(settings)
         return grant
 
-    def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> tuple[str, ...]:
+    def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> Renewal:
         return self._tasks.extend(worker, tokens, seconds)
 
     def complete(self, worker: str, outcomes: Sequence[Outcome], ended_turns: Sequence[str]) -> tuple[Verdict, ...]:

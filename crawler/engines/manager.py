@@ -27,7 +27,7 @@ from crawler.engines.tls import Certificate, server_context
 from crawler.engines.wire import SERIALIZER, Address, format_address, parse_address
 from crawler.errors import ConfigError, CrawlerError
 from crawler.frontier.base import Frontier
-from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Outcome, Verdict
+from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Outcome, Renewal, Verdict
 from crawler.urls import is_loopback
 
 #: Shortest key a server accepts, in bytes; what can be guessed opens the queue to everybody.
@@ -46,7 +46,7 @@ class TaskQueue:
     def lease(self, worker: str, kinds: Sequence[Kind], limit: int, seconds: float, wait: float) -> Grant:
         return self._frontier.lease(worker, kinds, limit, seconds, min(wait, calls.MAX_WAIT))
 
-    def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> tuple[str, ...]:
+    def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> Renewal:
         return self._frontier.extend(worker, tokens, seconds)
 
     def stats(self) -> FrontierStats:

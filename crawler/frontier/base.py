@@ -21,10 +21,10 @@ Promises of every implementation, held by one contract test (``tests/frontier/te
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, Verdict
+from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Outcome, Renewal, Request, Verdict
 
 #: Version of the eight methods and their data. Worker and frontier must agree on it.
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 class Frontier(Protocol):
@@ -46,8 +46,8 @@ class Frontier(Protocol):
         """Up to ``limit`` requests in turns, on loan for ``seconds``; blocks up to ``wait`` seconds for work."""
         ...
 
-    def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> tuple[str, ...]:
-        """Renew leases to ``seconds`` from now; returns the tokens that are lost."""
+    def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> Renewal:
+        """Renew leases to ``seconds`` from now; tells which are lost, and which hosts are to be left alone."""
         ...
 
     def complete(self, worker: str, outcomes: Sequence[Outcome], ended_turns: Sequence[str]) -> tuple[Verdict, ...]:

@@ -34,6 +34,7 @@ from crawler.model import (
     Kind,
     Lease,
     Outcome,
+    Renewal,
     Request,
     Turn,
     Verdict,
@@ -127,20 +128,22 @@ class SqliteFrontier:
                     return Grant(turns=tuple(turns), state=state, retry_in=rest, is_stranger=is_stranger)
                 self._changed.wait(min(deadline - now, max(0.001, next_at - now)))
 
-    def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> tuple[str, ...]:
+    def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> Renewal:
         with self._changed:
             now = self._note(worker)
             self._expire(now)
-            lost = []
+            lost, hosts = [], set()
             for token in tokens:
                 _, turn = self._leases.check(worker, token)
                 if turn is None:
                     lost.append(token)
                 else:
                     turn.until, turn.seconds = now + seconds, seconds
+                    hosts.add(turn.host)
+            quiet = {host.key: host.conduct.blocked_until - now for host in hosts if host.conduct.blocked_until > now}
             if lost and self._roll.is_new(worker, now, seconds):
                 _log.warning("%s is at work twice: two boxes share a store.json, delete it in one of them", worker)
-        return tuple(lost)
+        return Renewal(lost=tuple(lost), quiet=quiet)
 
     def complete(self, worker: str, outcomes: Sequence[Outcome], ended_turns: Sequence[str]) -> tuple[Verdict, ...]:
         with self._changed:

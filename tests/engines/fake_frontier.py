@@ -6,7 +6,19 @@ from typing import Any
 
 from crawler.errors import AccessError
 from crawler.frontier.base import PROTOCOL
-from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Lease, Outcome, Request, Turn, Verdict
+from crawler.model import (
+    About,
+    FrontierStats,
+    Grant,
+    ImageRecord,
+    Kind,
+    Lease,
+    Outcome,
+    Renewal,
+    Request,
+    Turn,
+    Verdict,
+)
 
 _UNKNOWN = About()
 
@@ -43,8 +55,8 @@ class FakeFrontier:
         turn = Turn(id=f"turn-{leases[0].token}", host="a.test", robots={"http://a.test": ""}, leases=leases)
         return Grant(turns=(turn,), state="work")
 
-    def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> tuple[str, ...]:
-        return tuple(token for token in tokens if token not in self.leased)
+    def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> Renewal:
+        return Renewal(lost=tuple(token for token in tokens if token not in self.leased))
 
     def complete(self, worker: str, outcomes: Sequence[Outcome], ended_turns: Sequence[str]) -> tuple[Verdict, ...]:
         with self.changed:

@@ -50,7 +50,7 @@ def test_every_method_of_the_frontier_brings_its_data_through(remote: RemoteFron
     grant = far.lease("me", ["image", "robots"], 3, 60.0, 0.0)
     turn = grant.turns[0]
     assert [lease.request for lease in turn.leases] == list(frontier.leased.values())
-    assert far.extend("me", [turn.leases[0].token, "gone"], 60.0) == ("gone",)
+    assert far.extend("me", [turn.leases[0].token, "gone"], 60.0).lost == ("gone",)
     outcomes = [
         Outcome(status="done", token="t1", record=ImageRecord(url="http://a.test/0.jpg", caption="ü", elapsed=0.25)),
         Outcome(status="retry", token="t2", reason="http-503", retry_in=2.5, overloaded=True),
@@ -184,7 +184,7 @@ def test_an_interrupted_call_does_not_leave_its_answer_to_the_next(
         with pytest.raises(interrupt):
             remote.lease("me", ["image"], 2, 60.0, 0.0)
     assert isinstance(remote.stats(), FrontierStats)
-    assert remote.extend("me", ["gone"], 1.0) == ("gone",)
+    assert remote.extend("me", ["gone"], 1.0).lost == ("gone",)
 
 
 def test_a_wrong_key_is_an_access_error_at_once(serve: Serve, frontier: FakeFrontier) -> None:

@@ -405,7 +405,7 @@ def test_hello_with_another_protocol_is_an_access_error(serve: Serve, frontier: 
 def test_typed_answers_reach_the_standard_shape(serve: Serve, frontier: FakeFrontier) -> None:
     with QueueManager(serve(frontier).listener.address, AUTHKEY) as queue:
         assert isinstance(queue.get_task_queue().lease("me", ["image"], 1, 60, 0), Grant)
-        assert queue.get_task_queue().extend("me", ["t1", "gone"], 60.0) == ("gone",)
+        assert queue.get_task_queue().extend("me", ["t1", "gone"], 60.0).lost == ("gone",)
         robots = Outcome(status="done", token="t1", robots=RobotsRules(text="Disallow: /x", sitemaps=("http://a/s",)))
         assert states(queue.get_result_queue().put("me", [robots])) == ("accepted",)
     assert frontier.settled["t1"] == robots

@@ -182,7 +182,7 @@ def test_a_renewed_lease_does_not_expire(make: Make, clock: FakeClock) -> None:
     grant = lease(frontier, seconds=10)
     for _ in range(3):
         clock.go(9)
-        assert frontier.extend("w1", tokens(grant), 10) == ()
+        assert frontier.extend("w1", tokens(grant), 10).lost == ()
     assert not urls(lease(frontier, worker="w2"))
 
 
@@ -191,7 +191,7 @@ def test_extend_names_what_is_lost(make: Make, clock: FakeClock) -> None:
     frontier.put([image()])
     grant = lease(frontier, seconds=10)
     clock.go(11)
-    assert frontier.extend("w1", [*tokens(grant), "forged"], 10) == (*tokens(grant), "forged")
+    assert frontier.extend("w1", [*tokens(grant), "forged"], 10).lost == (*tokens(grant), "forged")
 
 
 def test_a_late_success_counts(make: Make, clock: FakeClock) -> None:
@@ -414,7 +414,7 @@ def test_a_worker_that_lost_its_turn_frees_nothing_and_renews_nothing(make: Make
     assert urls(lease(frontier, worker="w2"))
     released = [Outcome(status="released", token=tokens(late)[0])]
     assert states(frontier.complete("w1", released + retry(late), turn_ids(late))) == ("stale", "stale")
-    assert frontier.extend("w1", tokens(late), 100) == tuple(tokens(late))
+    assert frontier.extend("w1", tokens(late), 100).lost == tuple(tokens(late))
     assert lease(frontier, worker="w3").state == "wait"
 
 

@@ -118,6 +118,21 @@ def test_retry_after_keeps_every_worker_away(make: Make, clock: FakeClock) -> No
     assert lease(frontier, worker="w2").state == "work"
 
 
+def test_whoever_renews_hears_which_hosts_want_to_be_left_alone(make: Make, clock: FakeClock) -> None:
+    frontier = make()
+    frontier.put(images(8) + images(4, "b.example"))
+    mine, other = lease(frontier, worker="w1", limit=2), lease(frontier, worker="w2", limit=2)
+    elsewhere = lease(frontier, worker="w3", limit=100)
+    busy = Outcome(status="retry", token=tokens(mine)[0], reason="http-429", overloaded=True, host_wait=9.0)
+    frontier.complete("w1", [busy], ())
+    clock.go(2)
+    assert frontier.extend("w2", tokens(other), 60).quiet == {"a.example": 7.0}
+    at_b = [lease.token for turn in elsewhere.turns if turn.host == "b.example" for lease in turn.leases]
+    assert at_b and frontier.extend("w3", at_b, 60).quiet == {}
+    clock.go(7)
+    assert frontier.extend("w2", tokens(other), 60).quiet == {}
+
+
 def test_what_is_parked_beyond_the_patience_fails_at_the_end(make: Make) -> None:
     frontier = make()
     frontier.put(images(3))

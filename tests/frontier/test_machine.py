@@ -160,7 +160,7 @@ class Crawl(RuleBasedStateMachine):
         self.clock.go(seconds)
         mine = [held for held in self.held if held.worker == worker]
         tokens = [token for held in mine for token in held.open]
-        lost = set(self.frontier.extend(worker, tokens, LEASE))
+        lost = set(self.frontier.extend(worker, tokens, LEASE).lost)
         self.expire()
         for held in mine:
             if any(token not in lost for token in held.open):

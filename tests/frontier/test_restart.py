@@ -134,7 +134,7 @@ def test_a_worker_that_lived_on_settles_and_frees_its_turn(open_file: Open, path
     frontier.put(images(20))
     grant = lease(frontier)
     again = open_file(PACED, copy_of(path))
-    assert again.extend("w1", tokens(grant), 300) == ()
+    assert again.extend("w1", tokens(grant), 300).lost == ()
     assert set(states(again.complete("w1", done(grant), turn_ids(grant)))) == {"accepted"}
     clock.go(1)
     assert (again.stats().success, len(urls(lease(again, worker="w2")))) == (10, 10)
@@ -288,7 +288,7 @@ def test_the_log_does_not_grow_for_ever(open_file: Open, path: Path, monkeypatch
     while work_off(frontier, limit=1):
         assert path.with_name("leases.log").stat().st_size < 3_000
     again = open_file(at=copy_of(path))
-    assert again.stats().leased == 1 and again.extend("w2", tokens(held), 10) == ()
+    assert again.stats().leased == 1 and again.extend("w2", tokens(held), 10).lost == ()
 
 
 def test_a_log_that_can_t_be_written_stops_nothing(
