@@ -4,33 +4,36 @@ A crawl's records name the store that has each picture. A store that is not look
 """
 
 import hashlib
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from msgspec import Struct
 
+from crawler.books import Balance, Fault, Faults, opened, walk
 from crawler.config import settings_for
-from crawler.errors import ConfigError, DiskError
+from crawler.errors import ConfigError
+from crawler.frontier.soundness import telling_damage
 from crawler.frontier.sqlite import SqliteFrontier
 from crawler.lock import own
 from crawler.manifest import ManifestWriter, read_manifest
 from crawler.model import ImageRecord, StoreStats
 from crawler.policy import policy
-from crawler.storage import LocalStore, store_id
+from crawler.storage import LocalStore, disk_faults, store_id
 
 #: Records handled at a time.
 _PAGE = 1_000
 #: Paths that a report lists at most, of each kind.
 MAX_LISTED = 20
 
-#: Told now and then how many pictures were looked at.
-OnProgress = Callable[[int], None]
+#: Told now and then what is looked at, and how many of it were.
+OnProgress = Callable[[str, int], None]
 
 
 class Audit(Struct, frozen=True, kw_only=True):
-    """What became of the pictures that the records name; every one is counted once."""
+    """What became of the pictures that the records name, every one counted once; and whether the books agree."""
 
     whole: int = 0
     missing: int = 0
@@ -41,12 +44,18 @@ class Audit(Struct, frozen=True, kw_only=True):
     spare: int = 0
     #: Files in the stores looked at that no record of this crawl or of the store names.
     foreign: int = 0
+    #: Whole pictures that no record names yet, of a crawl that has not come to its end.
+    early: int = 0
     #: The first few of the missing, damaged and foreign ones.
     examples: tuple[str, ...] = ()
+    #: What the crawl's books say; None for a store, which has none.
+    balance: Balance | None = None
+    #: What is wrong with the books, and with the directories.
+    faults: tuple[Fault, ...] = ()
 
     @property
     def is_good(self) -> bool:
-        return not (self.missing or self.damaged or self.foreign)
+        return not (self.missing or self.damaged or self.foreign or self.faults)
 
 
 class Gathered(Struct, frozen=True, kw_only=True):
@@ -62,51 +71,23 @@ class Gathered(Struct, frozen=True, kw_only=True):
 
 
 def verify(directory: Path, stores: Iterable[Path] = (), *, on_progress: OnProgress | None = None) -> Audit:
-    """Hash every picture that the records of ``directory`` place there or in one of ``stores``.
+    """Prove the books of a crawl, and hash every picture that its records place in it or in one of ``stores``.
 
     Raises:
         ConfigError: there are neither records nor a manifest.
-        DiskError: a file can't be read for another reason than that it is not there.
+        DiskError: a file can't be read for another reason than that it is not there, or not whole.
     """
     _refuse_no_stores(stores := tuple(stores))
-    places = _places([directory, *stores])
-    counts: Counter[str] = Counter()
-    elsewhere = _Elsewhere()
-    known: set[str] = set()
-    examples: list[str] = []
-    with _records(directory) as records:
-        pictures = (record for record in records if record.path and record.status == "success")
-        for seen, record in enumerate(pictures):
-            if record.path in known:
-                continue
-            known.add(record.path)
-            if record.store not in places:
-                elsewhere.add(record)
-                continue
-            verdict, place = _look_in(places[record.store], record)
-            counts[verdict] += 1
-            if verdict != "whole":
-                examples.append(f"{verdict}: {place.root / record.path}")
-            if on_progress is not None and seen % _PAGE == 0:
-                on_progress(seen)
-    for place in (place for several in places.values() for place in several):
-        others = _Others(place)
-        for path in _pictures(place.root):
-            key = path.relative_to(place.root).as_posix()
-            if key in known:
-                counts["files"] += 1
-            elif key not in others:
-                counts["foreign"] += 1
-                examples.append(f"foreign: {path}")
-    return Audit(
-        whole=counts["whole"],
-        missing=counts["missing"],
-        damaged=counts["damaged"],
-        elsewhere=elsewhere.stores(),
-        spare=counts["files"] - counts["whole"] - counts["damaged"],
-        foreign=counts["foreign"],
-        examples=tuple(examples[:MAX_LISTED]),
-    )
+    tell_progress = on_progress or _be_silent
+    faults = Faults()
+    with ExitStack() as stack:
+        balance, records = stack.enter_context(
+            opened(directory, faults.tell, lambda number: tell_progress("requests", number))
+        )
+        search = stack.enter_context(closing(_Search(_places([directory, *stores]), tell_progress)))
+        search.hash_all(records)
+        search.look_for_others(faults, balance)
+    return search.audit(balance, faults.all())
 
 
 def gather(directory: Path, stores: Sequence[Path], *, on_progress: OnProgress | None = None) -> Gathered:
@@ -144,7 +125,7 @@ def gather(directory: Path, stores: Sequence[Path], *, on_progress: OnProgress |
             target.flush()
             frontier.relocate(brought, target.id)
             if on_progress is not None:
-                on_progress(after)
+                on_progress("records", after)
         manifest = ManifestWriter(directory)
         manifest.rewrite(frontier.records)
         manifest.close()
@@ -154,6 +135,89 @@ def gather(directory: Path, stores: Sequence[Path], *, on_progress: OnProgress |
         missing=counts["missing"],
         elsewhere=elsewhere.stores(),
     )
+
+
+class _Search:
+    """Looks for the pictures in the stores that are here."""
+
+    def __init__(self, places: dict[str, list[LocalStore]], on_progress: OnProgress) -> None:
+        self._places = places
+        self._on_progress = on_progress
+        self._counts: Counter[str] = Counter()
+        self._elsewhere = _Elsewhere()
+        self._known = _Paths()
+        self._examples: list[str] = []
+
+    def hash_all(self, records: Iterable[ImageRecord]) -> None:
+        """Every picture that is recorded as saved."""
+        pictures = (record for record in records if record.path and record.status == "success")
+        for seen, record in enumerate(pictures):
+            if not self._known.add(record.path):
+                continue
+            if record.store not in self._places:
+                self._elsewhere.add(record)
+                continue
+            verdict, place = _look_in(self._places[record.store], record)
+            self._count(verdict, place.root / record.path)
+            if seen % _PAGE == 0:
+                self._on_progress("pictures", seen)
+
+    def look_for_others(self, faults: Faults, balance: Balance | None) -> None:
+        """Files that no record names. Before the end, a file may be ahead of its record."""
+        is_finished = balance is not None and balance.is_finished
+        may_be_early = balance is not None and not is_finished
+        for place in (place for several in self._places.values() for place in several):
+            others = _Others(place)
+            for path in walk(place.root, faults.tell, is_finished=is_finished):
+                key = path.relative_to(place.root).as_posix()
+                if key in self._known:
+                    self._counts["files"] += 1
+                elif key not in others:
+                    self._count("early" if may_be_early and _is_named_by_content(path) else "foreign", path)
+            others.close()
+
+    def audit(self, balance: Balance | None, faults: tuple[Fault, ...]) -> Audit:
+        """What was found."""
+        counts = self._counts
+        return Audit(
+            whole=counts["whole"],
+            missing=counts["missing"],
+            damaged=counts["damaged"],
+            elsewhere=self._elsewhere.stores(),
+            spare=counts["files"] - counts["whole"] - counts["damaged"],
+            foreign=counts["foreign"],
+            early=counts["early"],
+            examples=tuple(self._examples),
+            balance=balance,
+            faults=faults,
+        )
+
+    def close(self) -> None:
+        self._known.close()
+
+    def _count(self, verdict: str, path: Path) -> None:
+        self._counts[verdict] += 1
+        if verdict not in ("whole", "early") and len(self._examples) < MAX_LISTED:
+            self._examples.append(f"{verdict}: {path}")
+
+
+class _Paths:
+    """A set of paths on disk, in a temporary file of SQLite's: there may be more than memory has room for."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)
+        self._db.execute("CREATE TABLE path (name TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._db.execute("BEGIN")  # it is never committed: nobody else is to read it
+
+    def add(self, path: str) -> bool:
+        """Whether it is new."""
+        return self._db.execute("INSERT OR IGNORE INTO path VALUES (?)", (path,)).rowcount == 1
+
+    def __contains__(self, path: str) -> bool:
+        return self._db.execute("SELECT 1 FROM path WHERE name = ?", (path,)).fetchone() is not None
+
+    def close(self) -> None:
+        self._db.close()
 
 
 class _Elsewhere:
@@ -193,13 +257,18 @@ class _Others:
 
     def __init__(self, store: LocalStore) -> None:
         self._manifest = store.root / "manifest.jsonl"
-        self._paths: set[str] | None = None
+        self._paths: _Paths | None = None
 
     def __contains__(self, path: str) -> bool:
         if self._paths is None:
-            rows = read_manifest(self._manifest) if self._manifest.exists() else ()
-            self._paths = {row.path for row in rows}
+            self._paths = _Paths()
+            for row in read_manifest(self._manifest) if self._manifest.exists() else ():
+                self._paths.add(row.path)
         return path in self._paths
+
+    def close(self) -> None:
+        if self._paths is not None:
+            self._paths.close()
 
 
 @contextmanager
@@ -210,34 +279,16 @@ def _opened(directory: Path) -> Iterator[SqliteFrontier]:
         raise ConfigError(f"{directory} is no crawl: there is no frontier.sqlite in it")
     release = own(directory)
     try:
-        frontier = SqliteFrontier(path, policy(settings_for(directory, {})[0]))
+        rules = policy(settings_for(directory, {})[0])
+        with telling_damage(path, is_opening=True):
+            frontier = SqliteFrontier(path, rules)
         try:
-            yield frontier
+            with telling_damage(path):
+                yield frontier
         finally:
             frontier.close()
     finally:
         release()
-
-
-@contextmanager
-def _records(directory: Path) -> Iterator[Iterable[ImageRecord]]:
-    """The records of a crawl, from its frontier; of a store, or of a crawl that is running, from its manifest."""
-    try:
-        with _opened(directory) as frontier:
-            yield _paged(frontier)
-    except ConfigError:
-        yield read_manifest(directory / "manifest.jsonl")
-    except DiskError:
-        if not (directory / "manifest.jsonl").exists():
-            raise
-        yield read_manifest(directory / "manifest.jsonl")
-
-
-def _paged(frontier: SqliteFrontier) -> Iterator[ImageRecord]:
-    after = 0
-    while rows := frontier.records(after, _PAGE):
-        yield from (record for _, record in rows)
-        after = rows[-1][0]
 
 
 def _look_in(places: Sequence[LocalStore], record: ImageRecord) -> tuple[str, LocalStore]:
@@ -269,6 +320,15 @@ def _bring(source: LocalStore, record: ImageRecord, target: LocalStore) -> bool:
     return True
 
 
-def _pictures(root: Path) -> Iterator[Path]:
-    """Finished files below ``images/``."""
-    return (path for path in (root / "images").rglob("*") if path.is_file() and not path.name.endswith(".part"))
+def _is_named_by_content(path: Path) -> bool:
+    """Whether a file is whole, and where content has its place, so that a record may follow."""
+    try:
+        with disk_faults(path, FileNotFoundError), path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:  # whoever saves here has found it to be a copy too many
+        return True
+    return path.stem == digest and path.parent.name == digest[:2]
+
+
+def _be_silent(what: str, number: int) -> None:
+    pass

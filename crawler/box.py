@@ -84,6 +84,8 @@ class Download:
         store = LocalStore(self._output)
         with disk_faults(self._output):
             self._output.mkdir(parents=True, exist_ok=True)
+        if self._slot is None:  # else our master has done so
+            store.clear_parts()
         with ExitStack() as stack:
             stack.callback(self._frontier.close)
             slot, release = self._take_slot()

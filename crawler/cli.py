@@ -1,8 +1,8 @@
 """The commands: a thin, tested document. Each reads its flags, calls one method, prints, and ends with an exit code.
 
 Exit codes: 0 done, 1 internal error, 2 usage or settings, 3 disk, 4 network, 5 TLS, 6 key or version refused,
-8 finished but a seed failed or nothing was saved, 130 interrupted and resumable. What is imported here is imported
-for ``--help``; everything heavy comes with the command that needs it.
+8 finished but a seed failed or nothing was saved, 9 `verify` or `gather` found something, 130 interrupted and
+resumable. What is imported here is imported for ``--help``; everything heavy comes with the command that needs it.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -153,15 +153,20 @@ def resume(directory: Path) -> int:
     return _order(directory, "resume")
 
 
-@cli.command()
+@cli.command(short_help="Prove that a crawl's books agree, and hash every file.")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--store", "stores", multiple=True, type=click.Path(path_type=Path), help="A store to look at, too.")
 def verify(directory: Path, stores: tuple[Path, ...]) -> int:
-    """Hash every file and compare with the records; pictures in stores not looked at are elsewhere, not missing."""
-    from crawler.audit import verify as audit
-    from crawler.progress import describe_audit
+    """Prove that a crawl's books agree, hash every file and compare with the records; changes nothing.
 
-    found = audit(directory, stores)
+    Works on any crawl: finished, stopped, killed or running. Pictures in stores not looked at are elsewhere, not
+    missing. Exit code 9: something is missing, damaged or foreign, or the books do not agree.
+    """
+    from crawler.audit import verify as audit
+    from crawler.progress import VerifyLine, describe_audit
+
+    with closing(VerifyLine()) as line:
+        found = audit(directory, stores, on_progress=line.update)
     _tell(describe_audit(found))
     return 0 if found.is_good else 9
 
@@ -172,9 +177,10 @@ def verify(directory: Path, stores: tuple[Path, ...]) -> int:
 def gather(directory: Path, stores: tuple[Path, ...]) -> int:
     """Bring the pictures of other stores into the crawl's own directory, and have its records say so."""
     from crawler.audit import gather as bring
-    from crawler.progress import describe_gathered
+    from crawler.progress import VerifyLine, describe_gathered
 
-    found = bring(directory, stores)
+    with closing(VerifyLine()) as line:
+        found = bring(directory, stores, on_progress=line.update)
     _tell(describe_gathered(found))
     return 9 if found.missing else 0
 

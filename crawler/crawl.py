@@ -27,10 +27,14 @@ from crawler.engines.wire import format_address, parse_address
 from crawler.errors import ConfigError, CrawlerError, DiskError
 from crawler.fleet import introduce
 from crawler.frontier.base import PROTOCOL, Frontier
+from crawler.frontier.ledger import sound_place
+from crawler.frontier.politeness import Policy
+from crawler.frontier.soundness import MARK, Check, damaged, telling_damage
 from crawler.frontier.sqlite import SqliteFrontier
 from crawler.lock import own, try_to_own
+from crawler.logs import printable
 from crawler.manifest import ManifestWriter
-from crawler.model import FrontierStats, Grant, Kind, Outcome, Request, Verdict, WorkerStats
+from crawler.model import FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, Verdict, WorkerStats
 from crawler.policy import policy
 from crawler.seeds import Source
 from crawler.shelf import Shelf
@@ -52,18 +56,41 @@ _RETURN = 5.0
 _SILENCE = 3.0
 #: Records taken from the frontier at a time.
 _PAGE = 1_000
+#: Seconds for which a check of the database may hold up the start before it goes on beside the work.
+_HEAD_START = 0.25
 #: Names of the workers inside the master.
 _HARVESTER, _THREADS = "harvester", "downloader"
 
 
 class _Frontier(SqliteFrontier):
-    """The master's frontier: a fault of its disk that a worker elsewhere meets is remembered for the master."""
+    """The master's frontier: a fault of its disk that a worker elsewhere meets is remembered for the master.
+
+    It bears a mark while it is worked on.
+    """
 
     fault: DiskError | None = None
 
+    def __init__(self, path: Path, policy: Policy, *, settings: dict[str, Any]) -> None:
+        self._path = path
+        with telling_damage(path, is_opening=True):
+            super().__init__(path, policy, settings=settings)
+
+    def mark(self, *, is_at_work: bool) -> None:
+        """A master begins to work on it, or has ended well."""
+        with self._noting(), self._changed, self._ledger.transaction():
+            self._ledger.set_meta(MARK, b"1" if is_at_work else b"")
+
+    def records(self, after: int, limit: int) -> tuple[tuple[int, ImageRecord], ...]:
+        with self._noting():
+            return super().records(after, limit)
+
     def lease(self, worker: str, kinds: Sequence[Kind], limit: int, seconds: float, wait: float) -> Grant:
         with self._noting():
-            return super().lease(worker, kinds, limit, seconds, wait)
+            grant = super().lease(worker, kinds, limit, seconds, wait)
+            for lease in (lease for turn in grant.turns for lease in turn.leases):
+                if sound_place(lease.request) is None:  # as it once was: nothing else comes into the ledger
+                    raise damaged(self._path, f"no URL: {printable(lease.request.location)[:100]}")
+        return grant
 
     def complete(self, worker: str, outcomes: Sequence[Outcome], ended_turns: Sequence[str]) -> tuple[Verdict, ...]:
         with self._noting():
@@ -72,7 +99,8 @@ class _Frontier(SqliteFrontier):
     @contextmanager
     def _noting(self) -> Iterator[None]:
         try:
-            yield
+            with telling_damage(self._path):
+                yield
         except DiskError as error:
             self.fault = error
             raise
@@ -105,6 +133,7 @@ class Crawl:
         #: Clock time before which the end is not the end.
         self._stays_until = 0.0
         self._frontier: _Frontier | None = None
+        self._check: Check
         self._engines: list[Engine] = []
         #: Workers that have been heard of.
         self._known = {_HARVESTER, _THREADS}
@@ -127,7 +156,8 @@ class Crawl:
             frontier = self._open(stack, requests)
             manifest = ManifestWriter(self.output)
             stack.callback(manifest.close)
-            manifest.resume(frontier.records)
+            manifest.resume(frontier.records, is_ours=self._is_resumed)
+            stack.enter_context(self._life(frontier, manifest))
             server = self._serve(frontier, stack)
             write_file(self.output / CRAWL_FILE, [self.config.to_toml().encode()], sync=True)  # they proved to work
             self._engines = [self._harvest(frontier, stack), self._downloads(frontier, stack, here=downloads_here)]
@@ -171,9 +201,14 @@ class Crawl:
             self.output.mkdir(parents=True, exist_ok=True)
         stack.callback(own(self.output))
         self._on_open()
+        self._refuse_emptied(path)
+        LocalStore(self.output).clear_parts()
+        self._check = Check(path)
+        stack.callback(self._check.stop)
         frontier = _Frontier(path, policy(self.config), settings={**self.config.shared(), "release": __version__})
         stack.callback(frontier.close)
         self._frontier = frontier
+        self._check.wait(_HEAD_START)
         if self._interrupts:  # while it was being opened
             frontier.drain()
         before = frontier.stats()
@@ -184,6 +219,24 @@ class Crawl:
             counts = f"{before.success} saved, {before.failed} failed, {images + pages} waiting"
             self._view.say(f"Resuming {str(self.output)!r}: {counts}.")
         return frontier
+
+    def _refuse_emptied(self, path: Path) -> None:
+        """A crawl whose file has lost its content would begin anew, and its manifest with it."""
+        if path.exists() and not path.stat().st_size and (self.output / CRAWL_FILE).exists():
+            raise damaged(path, "it is empty")
+
+    @contextmanager
+    def _life(self, frontier: _Frontier, manifest: ManifestWriter) -> Iterator[None]:
+        """Whoever finds the mark that is set in here knows that it has not ended well: not with all in its files."""
+        frontier.mark(is_at_work=True)
+        try:
+            yield
+        finally:
+            self._check.stop()
+        self._check.refuse_damage()
+        self._pump(frontier, manifest)  # what came before the queue was closed
+        if self._check.is_done:  # else the next one has to look
+            frontier.mark(is_at_work=False)
 
     def _serve(self, frontier: Frontier, stack: ExitStack) -> Server:
         """Serve the queue where it was served before, with the same key and certificate, and write the join file."""
@@ -219,7 +272,6 @@ class Crawl:
         workers, box = self.config.box.processes, self.config.box
         if not here:
             return Elsewhere()
-        LocalStore(self.output).clear_parts()
         if workers:
             return ProcessEngine(self.join, self.output, count=workers, options=["-t", str(box.threads)])
         frontier.hello(_THREADS, PROTOCOL, about_this_box())
@@ -256,6 +308,7 @@ class Crawl:
         harvest, downloads = self._engines
         while not harvest.wait(_TICK) and self._interrupts < 2:
             downloads.wait(0)
+            self._check.refuse_damage()
             if frontier.fault is not None:
                 raise frontier.fault
             self._obey(frontier)
@@ -340,7 +393,9 @@ def look_at(directory: Path) -> tuple[FrontierStats, bool]:
         finally:
             remote.close()
     try:
-        frontier = SqliteFrontier(path, policy(settings_for(directory, {})[0]))
+        rules = policy(settings_for(directory, {})[0])
+        with telling_damage(path, is_opening=True):
+            frontier = SqliteFrontier(path, rules)
         try:
             return frontier.stats(), False
         finally:

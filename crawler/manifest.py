@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from crawler.errors import ConfigError
+from crawler.errors import ConfigError, DiskError
 from crawler.model import ImageRecord
 from crawler.storage import disk_faults, write_file
 from crawler.urls import format_record_line, parse_record_line
@@ -65,15 +65,24 @@ class ManifestWriter:
         self.last = 0
         self._files: list[FileIO] = []
 
-    def resume(self, records: Records) -> int:
+    def resume(self, records: Records, *, is_ours: bool = False) -> int:
         """Mend the files and find where to go on: the number of the last record in them.
 
         Rows are numbered from 1 without gaps unless some were tried again; then, or where the files belong to
         another crawl, they are written anew.
+
+        Raises:
+            DiskError: these are files that the same crawl has written (``is_ours``), and it has lost records of theirs;
+                or the disk refuses.
         """
         self.close()
         rows = _survey(self.manifest, _url_of_row)
         lines = _survey(self.results, _url_of_line)
+        if is_ours and rows.count and not records(rows.count - 1, 1):
+            raise DiskError(
+                f"{self.manifest} has records that frontier.sqlite has lost: put back a copy of that, or rename the"
+                " manifest to go on with what is left"
+            )
         if (rows.count, rows.url) != (lines.count, lines.url) or not _agrees(rows, records):
             _log.info("writing the manifest anew", extra={"action": "rewrite"})
             self.rewrite(records)

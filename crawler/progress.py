@@ -301,9 +301,50 @@ def describe_audit(found: Audit) -> str:
     lines = [
         f"{found.whole} whole, {found.missing} missing, {found.damaged} damaged, {found.foreign} foreign,"
         f" {elsewhere} elsewhere{f', {found.spare} spare' if found.spare else ''}"
+        f"{f', {found.early} not recorded yet' if found.early else ''}"
     ]
     lines += [f"  {store.pictures} in {name_store(store)}" for store in found.elsewhere]
-    return "\n".join([*lines, *(f"  {example}" for example in found.examples)])
+    lines += [f"  {example}" for example in found.examples]
+    number = sum(fault.number for fault in found.faults)
+    verdict = _count(number, "fault") if number else "the books agree"
+    if found.balance is not None and found.balance.images:
+        states = ("waiting", "success", "duplicate", "failed")
+        counts = ", ".join(f"{found.balance.images.get(state, 0)} {state}" for state in states)
+        running = ", and more to come: it is running" if found.balance.is_running else ""
+        lines.append(f"{_count(sum(found.balance.images.values()), 'image URL')}: {counts}{running}; {verdict}")
+    elif number or found.balance is not None:
+        lines.append(verdict)
+    for fault in found.faults:
+        lines += [f"  {fault.rule}: {example}" for example in fault.examples]
+        if fault.number > len(fault.examples):
+            lines.append(f"  {fault.rule}: {fault.number - len(fault.examples)} more")
+    return "\n".join(map(printable, lines))
+
+
+class VerifyLine:
+    """How far `verify` and `gather` have come: on a terminal always the newest line, elsewhere now and then."""
+
+    def __init__(self, *, err: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._err, self._clock = err or sys.stderr, clock
+        self._next_line = clock() + _LINE_EVERY
+        self._bar = _Bar(file=self._err, leave=False, bar_format="{text}") if self._err.isatty() else None
+
+    def update(self, what: str, number: int) -> None:
+        """So many of these were looked at."""
+        text = f"{number} {what} looked at"
+        if self._bar is not None:
+            self._bar.text = text
+            with suppress(OSError):
+                self._bar.refresh()
+        elif self._clock() >= self._next_line:
+            self._next_line = self._clock() + _LINE_EVERY
+            _say(text, self._err)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            with suppress(OSError):
+                self._bar.close()
 
 
 def describe_gathered(found: Gathered) -> str:

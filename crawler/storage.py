@@ -16,14 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
 from crawler.errors import ConfigError, DiskError
 
-__all__ = ["BlobStore", "Durability", "LocalStore", "disk_faults", "store_id", "write_file"]
+__all__ = ["BlobStore", "Durability", "LocalStore", "disk_faults", "is_part", "store_id", "write_file"]
 
 #: What survives a power cut: nothing for sure; what was there at the last flush; each file at once; each file and
 #: its name at once. A killed process loses nothing with any of them.
@@ -33,7 +33,8 @@ _log = logging.getLogger(__name__)
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9._-]{0,198}[A-Za-z0-9_-])?")
 _RESERVED = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(10))})
-_PART = re.compile(r"\..+\.(\d+)\.[0-9a-f]{8}\.part")
+#: Final name, process and, where the system tells it, the process's start, a number of its own.
+_PART = re.compile(r"\..+?\.(\d+)(?:-(\d+))?\.[0-9a-f]{8}\.part")
 _STORE_ID = re.compile(r"[0-9a-f]{16}")
 #: Seconds after which a temporary file belongs to nobody, even where we can't ask whether its writer lives.
 _PART_LIFETIME = 3_600.0
@@ -218,7 +219,7 @@ def write_file(
     Raises:
         DiskError: the disk refuses; nothing is left behind.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{path.name}.{_me(os.getpid())}.{secrets.token_hex(4)}.part")
     with disk_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -318,8 +319,34 @@ def _abandoned(part: Path, opened: float) -> bool:
         return False
     if match is None or written >= opened:
         return False
-    writer = int(match[1])
-    return writer == os.getpid() or not _may_live(writer) or opened - written > _PART_LIFETIME
+    writer, began = int(match[1]), match[2]
+    if opened - written > _PART_LIFETIME:
+        return True
+    if began is not None and (now := _start_of(writer)):
+        return began != now  # not so: somebody else has the number of a process that is dead
+    return writer == os.getpid() or not _may_live(writer)
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of that name is one that nobody has finished writing."""
+    return _PART.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=1)  # by number, because a fork is another process
+def _me(process: int) -> str:
+    """This process, in the names of its temporary files."""
+    start = _start_of(process)
+    return f"{process}-{start}" if start else str(process)
+
+
+def _start_of(process: int) -> str:
+    """When a process began, in ticks of the kernel's since the machine did; empty where that can't be known."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
+        start = text.rpartition(")")[2].split()[19]  # field 22 of proc(5); the second one may hold anything
+    except (OSError, IndexError):  # no such process, or no Linux
+        return ""
+    return start if start.isdecimal() else ""
 
 
 def _may_live(process: int) -> bool:

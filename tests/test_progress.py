@@ -17,6 +17,7 @@ from crawler.progress import (
     Console,
     DownloadLine,
     Speed,
+    VerifyLine,
     clock_time,
     describe_counts,
     describe_summary,
@@ -324,3 +325,24 @@ def test_an_interrupted_crawl_tells_what_to_type_next(command: str) -> None:
     assert text.startswith("Interrupted after 01:05: 0 images")
     assert "waiting       1 image, 2 pages" in text
     assert text.splitlines()[-1] == f"Continue with:  crawler {command} -o 'a b'"
+
+
+def test_a_long_proof_says_now_and_then_how_far_it_is() -> None:
+    clock, err = Clock(), io.StringIO()
+    line = VerifyLine(err=err, clock=clock)
+    line.update("requests", 1_000)
+    assert err.getvalue() == ""
+    clock.now += 31
+    line.update("pictures", 2_000)
+    line.update("pictures", 3_000)
+    line.close()
+    assert err.getvalue() == "2000 pictures looked at\n"
+
+
+def test_a_proof_on_a_terminal_leaves_no_line_behind() -> None:
+    terminal = Terminal()
+    line = VerifyLine(err=terminal, clock=Clock())
+    line.update("requests", 1_000)
+    assert "1000 requests looked at" in terminal.getvalue()
+    line.close()
+    assert terminal.getvalue().rpartition("\r")[2] == ""

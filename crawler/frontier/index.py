@@ -1,7 +1,7 @@
 """A map from 64-bit keys to row numbers on disk, whose newest part is written late and in order."""
 
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 import msgspec
 
@@ -17,16 +17,16 @@ class Index:
     memory: every key stands in its own row too, where the owner reads those again that were not yet written.
 
     Args:
-        database: where the table is.
+        database: where the table is, and a table ``meta`` that says up to which row it is written.
         name: the table's name.
-        newer: the keys and rows that were not written when the table was last in use.
+        newer: asks for the keys and rows above a number.
     """
 
-    def __init__(self, database: sqlite3.Connection, name: str, newer: Iterable[tuple[int, int]]) -> None:
+    def __init__(self, database: sqlite3.Connection, name: str, newer: str) -> None:
         self._find = f"SELECT key, row FROM {name} WHERE key IN (SELECT value FROM json_each(?))"  # noqa: S608  # ours
         self._write = f"INSERT OR REPLACE INTO {name} VALUES (?,?)"  # noqa: S608
-        self._database = database
-        self._newer = dict(newer)
+        self._database, self._name = database, name
+        self._newer: dict[int, int] = dict(database.execute(newer, (written(database, name),)))
         #: Keys of the transaction under way, and whether it writes.
         self._fresh: list[int] = []
         self._is_writing = False
@@ -45,12 +45,12 @@ class Index:
         self._newer[key] = row
         self._fresh.append(key)
 
-    def write(self) -> bool:
-        """Write what has gathered, if it is enough, within a transaction; whether it was."""
+    def write(self, last: int) -> None:
+        """Write what has gathered, if it is enough, at the end of a transaction; ``last`` is the last row there is."""
         if len(self._newer) >= GATHERED:
             self._database.executemany(self._write, sorted(self._newer.items()))
+            self._database.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (self._name, str(last).encode()))
             self._is_writing = True
-        return self._is_writing
 
     def committed(self) -> None:
         """The transaction is durable."""
@@ -65,3 +65,9 @@ class Index:
             self._newer.pop(key, None)
         self._fresh.clear()
         self._is_writing = False
+
+
+def written(database: sqlite3.Connection, name: str) -> int:
+    """The last row whose key is in an index on disk."""
+    found = database.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    return int(found[0]) if found else 0

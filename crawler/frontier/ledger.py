@@ -27,7 +27,8 @@ from crawler.urls import MAX_URL_LENGTH, origin
 _log = logging.getLogger(__name__)
 
 WAITING, DONE, FAILED = 0, 1, 2
-_KINDS: tuple[Kind, ...] = ("page", "image", "robots", "list", "part")
+#: Kinds in the order of their numbers in the tables.
+KINDS: tuple[Kind, ...] = ("page", "image", "robots", "list", "part")
 
 
 class Entry(NamedTuple):
@@ -99,18 +100,8 @@ class Ledger:
         self._last_record = self._number("SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'record'")
         self._names = dict(self._rows("SELECT id, name FROM origin"))
         self._origins = {name: number for number, name in self._names.items()}
-        self._requests = Index(
-            self._db, "request_index", self._rows("SELECT hash, id FROM request WHERE id > ?", self._written("request"))
-        )
-        self._firsts = Index(
-            self._db,
-            "copy_index",
-            self._rows("SELECT copy, seq FROM record WHERE seq > ? AND copy NOTNULL", self._written("copy")),
-        )
-
-    def _written(self, index: str) -> int:
-        """The last row whose key is in an index on disk."""
-        return int(self.get_meta(f"{index} index") or b"0")
+        self._requests = Index(self._db, "request_index", "SELECT hash, id FROM request WHERE id > ?")
+        self._firsts = Index(self._db, "copy_index", "SELECT copy, seq FROM record WHERE seq > ? AND copy NOTNULL")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -127,7 +118,8 @@ class Ledger:
                 yield
                 for statement, rows in self._due.items():
                     self._db.executemany(statement, rows)
-                self._write_indexes()
+                self._requests.write(self._last)
+                self._firsts.write(self._last_record)
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
@@ -140,12 +132,6 @@ class Ledger:
                 raise
             self._requests.committed()
             self._firsts.committed()
-
-    def _write_indexes(self) -> None:
-        if self._requests.write():
-            self.set_meta("request index", str(self._last).encode())
-        if self._firsts.write():
-            self.set_meta("copy index", str(self._last_record).encode())
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and let go of it."""
@@ -167,7 +153,7 @@ class Ledger:
         entries = []
         for hashed, (request, place) in wanted.items():
             row = self._last = self._last + 1
-            kind, number = _KINDS.index(request.kind), self._origin_id(place)
+            kind, number = KINDS.index(request.kind), self._origin_id(place)
             entries.append(Entry(row, request, WAITING, 0, "", place, 0))
             self._later(_ADD, row, hashed, kind, number, request.priority, request.is_seed)
             self._later("INSERT INTO request_data VALUES (?,?)", row, _encode(request))
@@ -215,13 +201,13 @@ class Ledger:
             for row, packed, priority in self._db.execute(query + " ORDER BY id"):
                 found[packed, priority].append(row)
         for (packed, priority), rows in found.items():
-            yield Ready(_KINDS[packed // 2 % 8], self._names[packed // 16], bool(packed % 2), priority, rows)
+            yield Ready(KINDS[packed // 2 % 8], self._names[packed // 16], bool(packed % 2), priority, rows)
 
     def deferred(self) -> Iterator[Deferred]:
         """Every request that waits for a time of its own."""
         query = "SELECT id, kind, origin, seed, priority, not_before FROM request WHERE state = 0 AND not_before != 0"
         for row, kind, origin_id, seed, priority, not_before in self._rows(query):
-            yield Deferred(_KINDS[kind], self._names[origin_id], bool(seed), priority, row, not_before)
+            yield Deferred(KINDS[kind], self._names[origin_id], bool(seed), priority, row, not_before)
 
     # records ------------------------------------------------------------------------------------------------------
 
@@ -320,7 +306,7 @@ class Ledger:
         columns = "kind, seed, state, reason"
         query = f"SELECT {columns}, COUNT(*) FROM request WHERE state != 0 GROUP BY {columns}"  # noqa: S608  # ours
         for kind, seed, state, reason, number in self._rows(query):
-            yield _KINDS[kind], bool(seed), state, reason, number
+            yield KINDS[kind], bool(seed), state, reason, number
 
     def settled_by_origin(self) -> Iterator[tuple[str, Kind, int]]:
         """Origin, kind and the number of its settled requests; those of lists, which have no host, left out."""
@@ -329,7 +315,7 @@ class Ledger:
             " WHERE state != ? AND origin.name != '' GROUP BY origin.name, kind"
         )
         for name, kind, number in self._rows(query, WAITING):
-            yield name, _KINDS[kind], number
+            yield name, KINDS[kind], number
 
     def duplicates(self) -> int:
         """Number of records of the status ``duplicate``."""
@@ -367,12 +353,10 @@ class Ledger:
             return self._db.execute(query, values).fetchall()
 
     def _hash(self, request: Request) -> int:
-        digest = blake2b(f"{request.kind} {request.url}".encode(), key=self.secret, digest_size=8).digest()
-        return int.from_bytes(digest, "big", signed=True)
+        return key_of(name_of(request), self.secret)
 
     def _key(self, sha256: str) -> int:
-        digest = blake2b(sha256.encode(), key=self.secret, digest_size=8).digest()
-        return int.from_bytes(digest, "big", signed=True)
+        return key_of(sha256, self.secret)
 
     def _origin_id(self, name: str) -> int:
         number = self._origins.get(name)
@@ -381,6 +365,16 @@ class Ledger:
             self._origins[name], self._names[number] = number, name
             self._new_origins.append(name)
         return number
+
+
+def name_of(request: Request) -> str:
+    """What a request is known by."""
+    return f"{request.kind} {request.url}"
+
+
+def key_of(name: str, secret: bytes) -> int:
+    """The 64-bit number under which a name is found; who does not know the secret can't aim at one."""
+    return int.from_bytes(blake2b(name.encode(), key=secret, digest_size=8).digest(), "big", signed=True)
 
 
 def sound_place(request: Request) -> str | None:

@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +80,19 @@ class SqliteFrontier:
         self._settings = settings or {}
         self._clock, self._wall = clock, wall
         self._changed = threading.Condition(threading.RLock())
-        self._ledger = Ledger(path)
-        self._tally = Tally(self._ledger)
-        self._schedule = Schedule(self._policy)
-        self._leases = Leases(Journal(path.with_name("leases.log") if path else None), self._ledger.secret)
-        self._budget = Budget(self._policy, self._ledger, self._tally, self._leases)
-        self._schedule.room = self._budget.host_room
-        self._judge = Judge(self._policy, self._ledger, self._schedule, self._tally, self._budget, wall=wall, dice=dice)
-        self._roll = Roll()
-        self._draining = self._paused = self._closed = False
-        take_up(self._ledger, self._schedule, self._leases, self._tally, now=clock(), wall=wall())
+        self._ledger = ledger = Ledger(path)
+        with ExitStack() as stack:
+            stack.callback(ledger.close)
+            self._tally = Tally(ledger)
+            self._schedule = Schedule(self._policy)
+            self._leases = Leases(Journal(path.with_name("leases.log") if path else None), ledger.secret)
+            self._budget = Budget(self._policy, ledger, self._tally, self._leases)
+            self._schedule.room = self._budget.host_room
+            self._judge = Judge(self._policy, ledger, self._schedule, self._tally, self._budget, wall=wall, dice=dice)
+            self._roll = Roll()
+            self._draining = self._paused = self._closed = False
+            take_up(ledger, self._schedule, self._leases, self._tally, now=clock(), wall=wall())
+            stack.pop_all()
 
     # the eight methods --------------------------------------------------------------------------------------------
 

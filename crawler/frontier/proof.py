@@ -1,0 +1,281 @@
+"""What must hold in the tables of any crawl, whatever was killed and when: looked at row by row, never written to.
+
+Every rule is a sentence that is true of what breaks it. All of it is read in one go and nothing is kept in memory, so
+millions of rows are no matter; while a master works, its write-ahead log can't be folded in meanwhile, and that is all.
+"""
+
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import starmap
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import msgspec
+
+from crawler.frontier.index import written
+from crawler.frontier.ledger import DONE, FAILED, KINDS, WAITING, key_of, name_of, sound_place
+from crawler.frontier.soundness import mark_of, open_to_read
+from crawler.model import REASONS, ImageRecord, Request, RobotsRules
+
+#: Told of what breaks a rule: the rule and an example, which may be anything that a hostile page has written.
+Tell = Callable[[str, str], None]
+#: Told now and then how many rows were looked at.
+OnProgress = Callable[[int], None]
+
+#: Rows between two words about progress, and of one query for records.
+_PAGE = 1_000
+
+_REQUEST = msgspec.json.Decoder(Request)
+_RECORD = msgspec.json.Decoder(ImageRecord)
+_RULES = msgspec.json.Decoder(RobotsRules)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_REASON = re.compile(r"http-[1-9][0-9][0-9]")
+
+_REQUESTS = (
+    "SELECT request.id, hash, kind, origin.name, priority, seed, state, reason, request_data.data,"
+    " request.record, record.request, status, bytes, store, copy, record_data.data FROM request"
+    " LEFT JOIN request_data ON request_data.id = request.id LEFT JOIN origin ON origin.id = request.origin"
+    " LEFT JOIN record ON record.seq = request.record LEFT JOIN record_data ON record_data.seq = request.record"
+)
+_STRAY_RECORDS = (
+    "SELECT seq FROM record WHERE NOT EXISTS (SELECT 1 FROM request WHERE id = record.request AND record = seq)"
+    " UNION SELECT seq FROM record_data WHERE NOT EXISTS (SELECT 1 FROM record WHERE seq = record_data.seq)"
+)
+#: Rows of a table whose key leads elsewhere: those up to a number are in the index, the later ones in nobody's way.
+_LOST_KEYS = (
+    "SELECT {row} FROM {table} LEFT JOIN {index} AS known ON known.key = {key} WHERE {key} NOTNULL"
+    " AND ({row} <= ? OR known.row NOTNULL) AND known.row IS NOT {row}"
+    " UNION ALL SELECT MAX({row}) FROM {table} WHERE {row} > ? AND {key} NOTNULL GROUP BY {key} HAVING COUNT(*) > 1"
+)
+_KEYS = (
+    ("two requests are for the same URL, or one can't be found", "request", "request_index", "hash", "id"),
+    ("two successes have the same content, or one can't be found", "record", "copy_index", "copy", "seq"),
+)
+_DUPLICATES_OF_NOBODY = (
+    "SELECT url FROM temp.double LEFT JOIN temp.first USING (copy)"
+    " WHERE (double.store, double.path) IS NOT (first.store, first.path)"
+)
+
+
+class Row(NamedTuple):
+    """A request as its columns have it, and its record, if it has one."""
+
+    id: int
+    hash: int
+    kind: int
+    origin: str | None
+    priority: int
+    seed: int
+    state: int
+    reason: str
+    data: bytes
+    #: Number of the record, 0 where there is none; then what the record's columns have.
+    seq: int
+    owner: int | None
+    status: str
+    size: int
+    store: str
+    copy: int | None
+    record: bytes | None
+
+
+class Books:
+    """The tables of a crawl, for reading; a context manager.
+
+    Args:
+        path: the file.
+        is_still: see `crawler.frontier.soundness.open_to_read`.
+
+    Raises:
+        sqlite3.DatabaseError: from any method, when the file can't be read; or UnicodeDecodeError, about the same.
+    """
+
+    def __init__(self, path: Path, *, is_still: bool) -> None:
+        self._db = open_to_read(path, is_still=is_still)
+        self._db.text_factory = _text
+        #: Image URLs by their state: ``waiting``, ``success``, ``duplicate``, ``failed``.
+        self.images: Counter[str] = Counter()
+        #: Whether no request of any kind waits, and number of the last record.
+        self.is_over = True
+        self.last = 0
+
+    def __enter__(self) -> Self:
+        self._db.execute("BEGIN")
+        try:
+            self.last = self._db.execute("SELECT COALESCE(MAX(seq), 0) FROM record").fetchone()[0]
+        except BaseException:
+            self._db.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    @property
+    def has_ended_well(self) -> bool:
+        """Whether the last master has, and none is at work."""
+        return mark_of(self._db) == b""
+
+    def prove(self, tell: Tell, on_progress: OnProgress) -> None:
+        """Look at every row of every table."""
+        for (line,) in self._db.execute("PRAGMA integrity_check"):
+            if line != "ok":
+                tell("the database is damaged", line)
+        secret = _bytes(next(iter(self._db.execute("SELECT value FROM meta WHERE name = 'secret'")), (b"",))[0])
+        proof = _Proof(self._db, secret[:64], tell)
+        for row in starmap(Row, self._db.execute(_REQUESTS)):
+            proof.look_at(row)
+            if row.id % _PAGE == 0:
+                on_progress(proof.seen)
+        proof.end()
+        self.images, self.is_over = proof.images, proof.is_over
+
+    def lines(self) -> Iterator[tuple[ImageRecord | None, bytes]]:
+        """Every record in order, None where it is none, with the bytes that it is kept as."""
+        for (data,) in self._db.execute("SELECT data FROM record_data ORDER BY seq"):
+            yield _decoded(_RECORD, data), _bytes(data)
+
+    def let_go(self) -> None:
+        """Stop to see the tables as they were at first; a master's write-ahead log can be folded in again."""
+        self._db.execute("ROLLBACK")
+
+    def records(self) -> Iterator[ImageRecord]:
+        """Every record that there was at first, in order, a batch at a time."""
+        after = 0
+        query = "SELECT seq, data FROM record_data WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+        while rows := self._db.execute(query, (after, self.last, _PAGE)).fetchall():
+            after = rows[-1][0]
+            for _, data in rows:
+                record = _decoded(_RECORD, data)
+                if record is not None:
+                    yield record
+
+
+class _Proof:
+    """The rules, one after the other."""
+
+    def __init__(self, db: sqlite3.Connection, secret: bytes, tell: Tell) -> None:
+        self._db, self._secret, self._tell = db, secret, tell
+        self.images: Counter[str] = Counter()
+        self.is_over = True
+        self.seen = 0
+        self._firsts: list[tuple[int, str, str]] = []
+        self._doubles: list[tuple[int, str, str, str]] = []
+        db.execute("CREATE TEMP TABLE first (copy INTEGER PRIMARY KEY, store TEXT NOT NULL, path TEXT NOT NULL)")
+        db.execute(
+            "CREATE TEMP TABLE double (copy INTEGER, store TEXT NOT NULL, path TEXT NOT NULL, url TEXT NOT NULL)"
+        )
+
+    def look_at(self, row: Row) -> None:
+        """One request, and its record."""
+        self.seen += 1
+        self.is_over = self.is_over and row.state != WAITING
+        request = _decoded(_REQUEST, row.data)
+        if request is None or row.kind not in range(len(KINDS)) or row.state not in (WAITING, DONE, FAILED):
+            self._tell("a request can't be read", f"row {row.id}")
+            return
+        self._look_at_columns(row, request)
+        if row.state != WAITING and not (_is_reason(row.reason) if row.state == FAILED else row.reason == ""):
+            self._tell("a request ended with a reason that is none", f"{request.url}: {row.reason!r}")
+        if request.kind == "image":
+            self._look_at_image(row, request)
+        elif row.seq:
+            self._tell("a record is of something else than an image", request.url)
+
+    def _look_at_columns(self, row: Row, request: Request) -> None:
+        """What is kept beside the request itself, for the indexes, is what it says."""
+        place = sound_place(request)
+        if place is None:
+            self._tell("a request is for no URL", request.url)
+        elif row.origin != place:
+            self._tell("a request is queued at another host than its own", f"{request.url}: {row.origin}")
+        if (row.kind, row.priority, bool(row.seed)) != (KINDS.index(request.kind), request.priority, request.is_seed):
+            self._tell("a request is queued as another kind than its own", request.url)
+        if row.hash != key_of(name_of(request), self._secret):
+            self._tell("a request is remembered under another URL than its own", request.url)
+
+    def _look_at_image(self, row: Row, request: Request) -> None:
+        if row.state == WAITING:
+            self.images["waiting"] += 1
+            if row.seq:
+                self._tell("an image that waits has a record already", request.url)
+            return
+        if row.owner is None or row.record is None:
+            self._tell("a settled image has no record", request.url)
+            return
+        record = _decoded(_RECORD, row.record)
+        if record is None:
+            self._tell("a record can't be read", request.url)
+            return
+        self.images[record.status] += 1
+        if record.url != request.url or row.owner != row.id:
+            self._tell("a record is of another URL than its request", f"{record.url}, not {request.url}")
+        if (row.state == FAILED) != (record.status == "failed") or row.reason != record.reason:
+            self._tell("a record says something else than its request", f"{request.url}: {record.reason}")
+        copy = key_of(record.sha256, self._secret)
+        counted = (record.status, record.bytes, record.store, copy if record.status == "success" else None)
+        if (row.status, row.size, row.store, row.copy) != counted:
+            self._tell("a record is counted as something else than it says", request.url)
+        if record.status != "failed":
+            self._look_at_copy(record, copy)
+
+    def _look_at_copy(self, record: ImageRecord, copy: int) -> None:
+        name = record.path.removeprefix(f"images/{record.sha256[:2]}/{record.sha256}.")
+        if not _SHA256.fullmatch(record.sha256) or not re.fullmatch(r"[a-z0-9]{1,8}", name):
+            self._tell("a path does not follow from the content", f"{record.url}: {record.path}")
+        if record.status == "success":
+            self._firsts.append((copy, record.store, record.path))
+        else:
+            self._doubles.append((copy, record.store, record.path, record.url))
+        if len(self._firsts) + len(self._doubles) >= _PAGE:
+            self._keep_copies()
+
+    def _keep_copies(self) -> None:
+        """On disk: a crawl may have more pictures than memory has room for."""
+        self._db.executemany("INSERT OR IGNORE INTO temp.first VALUES (?,?,?)", self._firsts)
+        self._db.executemany("INSERT INTO temp.double VALUES (?,?,?,?)", self._doubles)
+        self._firsts.clear()
+        self._doubles.clear()
+
+    def end(self) -> None:
+        """What can be told only when every request was looked at."""
+        self._keep_copies()
+        for (number,) in self._db.execute(_STRAY_RECORDS):
+            self._tell("a record belongs to no request", f"record {number}")
+        for rule, table, index, key, row in _KEYS:
+            query = _LOST_KEYS.format(table=table, index=index, key=key, row=row)
+            upto = written(self._db, index)
+            for (number,) in self._db.execute(query, (upto, upto)):
+                self._tell(rule, f"{table} {number}")
+        for (url,) in self._db.execute(_DUPLICATES_OF_NOBODY):
+            self._tell("a duplicate points at no first copy", str(url))
+        for name, rules in self._db.execute("SELECT name, rules FROM origin WHERE rules NOTNULL"):
+            if _decoded(_RULES, rules) is None:
+                self._tell("the robots rules of a host can't be read", str(name))
+        discovered = self._db.execute("SELECT COUNT(*) FROM request WHERE kind = ?", (KINDS.index("image"),))
+        if self.images.total() != (total := discovered.fetchone()[0]):
+            self._tell(
+                "the states do not add up", f"{self.images.total()} image URLs in some state, {total} discovered"
+            )
+
+
+def _is_reason(text: object) -> bool:
+    return isinstance(text, str) and (text in REASONS or _REASON.fullmatch(text) is not None)
+
+
+def _decoded(decoder: "msgspec.json.Decoder[Any]", data: Any) -> Any:
+    """What the bytes say; None where they say nothing."""
+    with suppress(msgspec.MsgspecError, ValueError, TypeError):
+        return decoder.decode(data)
+    return None
+
+
+def _bytes(data: Any) -> bytes:
+    return data if isinstance(data, bytes) else str(data).encode()
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="backslashreplace")

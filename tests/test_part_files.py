@@ -1,0 +1,107 @@
+"""Files that somebody was writing when he died: gone at the next start, and never those of the living."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from crawler import storage
+from crawler.demo import DemoServer
+from crawler.storage import LocalStore, is_part
+from tests.processes import commands, many_pictures, wait_until
+
+#: Saves a file, and waits in the middle of it until its standard input is closed.
+SAVE = """
+import sys
+from pathlib import Path
+from crawler.storage import write_file
+def halves():
+    yield b"one half, "
+    print("half", flush=True)
+    sys.stdin.read()
+    yield b"and the other"
+write_file(Path(sys.argv[1]), halves(), sync=False)
+"""
+ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process began")
+
+
+@contextmanager
+def saving(path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process in the middle of saving a file; it does not outlive the block."""
+    command = [sys.executable, "-c", SAVE, str(path)]
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline().strip() == b"half"
+            yield process
+        finally:
+            process.kill()
+
+
+def parts(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if is_part(path.name)]
+
+
+def leave_part(path: Path) -> Path:
+    """What a process leaves that is killed in the middle of saving."""
+    with saving(path) as process:
+        process.kill()
+    (part,) = parts(path.parent)
+    return part
+
+
+def renamed(part: Path, process: int) -> Path:
+    """The same file, as if a process of another number had written it at the same time."""
+    return part.rename(part.with_name(re.sub(r"\.\d+(-\d+\.|\.)(?=\w{8}\.part)", rf".{process}\1", part.name)))
+
+
+def test_what_a_killed_process_was_saving_is_removed(tmp_path: Path) -> None:
+    part = leave_part(tmp_path / "images" / "x.jpg")
+    assert not (tmp_path / "images" / "x.jpg").exists()
+    assert (LocalStore(tmp_path).clear_parts(), part.exists()) == (1, False)
+
+
+def test_what_a_living_process_saves_is_left_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    with saving(path) as process:
+        assert LocalStore(tmp_path).clear_parts() == 0
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait() == 0
+    assert path.read_bytes() == b"one half, and the other"
+
+
+@ONLY_LINUX
+def test_a_number_that_somebody_else_has_by_now_protects_nothing(tmp_path: Path) -> None:
+    part = renamed(leave_part(tmp_path / "x.jpg"), os.getppid())
+    assert storage._may_live(os.getppid())
+    assert (LocalStore(tmp_path).clear_parts(), part.exists()) == (1, False)
+
+
+@ONLY_LINUX
+def test_our_own_number_protects_what_we_are_saving_and_nothing_of_an_earlier_life(tmp_path: Path) -> None:
+    earlier = renamed(leave_part(tmp_path / "x.jpg"), os.getpid())
+    ours = tmp_path / f".y.jpg.{storage._me(os.getpid())}.0123abcd.part"
+    ours.write_bytes(b"half")
+    os.utime(ours, ns=(earlier.stat().st_mtime_ns,) * 2)
+    assert LocalStore(tmp_path).clear_parts() == 1
+    assert parts(tmp_path) == [ours]
+
+
+def test_master_and_downloader_clear_their_directories_when_they_start(tmp_path: Path) -> None:
+    job, box = tmp_path / "job", tmp_path / "box"
+    for place in (job, box / "images" / "ab"):
+        leave_part(place / "x.jpg")
+    with commands(tmp_path) as start, DemoServer(many_pictures(tmp_path, 3)) as server:
+        master = start("master", "harvest", server.url, "-o", job)
+        wait_until(lambda: (job / "join").exists(), "a join file")
+        assert parts(job) == []
+        helper = start("box", "download", job / "join", "-o", box)
+        assert (master.ends(), helper.ends()) == (0, 0), master.said + helper.said
+    assert parts(box) == []
+    assert sum(1 for path in (box / "images").rglob("*") if path.is_file()) == 3
