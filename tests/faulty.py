@@ -1,4 +1,4 @@
-"""A network that misbehaves between two ends on loopback: passes on, holds everything back, cuts every connection."""
+"""A network that misbehaves between two ends on loopback: holds everything back, dawdles, loses, cuts."""
 
 import select
 import socket
@@ -22,10 +22,15 @@ class Cable:
         self._listener = socket.create_server((host, 0))
         self.address: tuple[str, int] = self._listener.getsockname()
         self._is_dead = threading.Event()
+        self._is_deaf = threading.Event()
         self._over = threading.Event()
         self._ends: set[socket.socket] = set()
         #: Connections that are never served again, as when an address has changed.
         self._forgotten: set[socket.socket] = set()
+        #: Seconds by which everything is late.
+        self._late = 0.0
+        #: Bytes that still pass before every connection is cut; None: no end to them.
+        self._left: int | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -41,9 +46,24 @@ class Cable:
         """From now on nothing arrives, and nobody hears that it does not."""
         self._is_dead.set()
 
+    def slow(self, seconds: float) -> None:
+        """From now on everything arrives so much later."""
+        self._late = seconds
+
+    def deafen(self) -> None:
+        """Half-open from now on: the target hears everything, and each of its answers is lost with its connection."""
+        self._is_deaf.set()
+
+    def cut_after(self, number: int) -> None:
+        """Close every connection once so many bytes more have passed, in whatever direction."""
+        with self._lock:
+            self._left = number
+
     def mend(self) -> None:
         """From now on everything arrives, what was held back first."""
         self._is_dead.clear()
+        self._is_deaf.clear()
+        self._late = 0.0
 
     def forget(self) -> None:
         """Connections of before are dead for ever, without a word; new ones work."""
@@ -71,11 +91,15 @@ class Cable:
         with near, suppress(OSError), socket.create_connection(self._target, 5) as far:
             with self._lock:
                 self._ends |= {near, far}
-            self._pass_on(near, far)
-            with self._lock:
-                self._ends -= {near, far}
+            try:
+                self._pass_on(near, far)
+            finally:
+                with self._lock:
+                    self._ends -= {near, far}
+                    self._forgotten -= {near, far}
 
     def _pass_on(self, near: socket.socket, far: socket.socket) -> None:
+        is_torn = False  # an answer was lost: what comes after it can't arrive either
         while not self._over.is_set():
             if self._is_dead.is_set() or near in self._forgotten:
                 self._over.wait(_LOOK)
@@ -84,4 +108,21 @@ class Cable:
                 data = end.recv(65_536)
                 if not data:
                     return
+                self._over.wait(self._late)
+                if end is far and (is_torn or self._is_deaf.is_set()):
+                    is_torn = True
+                    continue
+                data, is_last = self._rest(data)
                 (far if end is near else near).sendall(data)
+                if is_last:
+                    self.cut()
+                    return
+
+    def _rest(self, data: bytes) -> tuple[bytes, bool]:
+        """What of the data still passes, and whether it is the last that does."""
+        with self._lock:
+            if self._left is None or self._left > len(data):
+                self._left = None if self._left is None else self._left - len(data)
+                return data, False
+            data, self._left = data[: self._left], None
+            return data, True

@@ -45,9 +45,9 @@ class Command:
         self.process.kill()
         self.process.wait(PATIENCE)
 
-    def ends(self) -> int:
+    def ends(self, patience: float = PATIENCE) -> int:
         """Wait for its end; returns the exit code."""
-        return self.process.wait(PATIENCE)
+        return self.process.wait(patience)
 
     @property
     def said(self) -> str:

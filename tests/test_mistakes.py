@@ -291,7 +291,8 @@ def test_nobody_there_and_somebody_else_there_are_4(start: Start, tmp_path: Path
     *notice, line = nobody.said.splitlines()
     assert len(notice) == 1 and "trying again for 1 s" in notice[0]
     assert line.startswith("crawler: no answer from 127.0.0.1:1") and "crawler harvest" in line
-    (line,) = other.said.splitlines()
+    *notice, line = other.said.splitlines()
+    assert len(notice) == 1 and "not a crawler harvester" in notice[0] and "trying again for 1 s" in notice[0]
     assert line.startswith("crawler: ") and "not a crawler harvester" in line
 
 

@@ -171,11 +171,6 @@ class Link:
                 channel = wire.connect(address, self._authkey, self._tls)
             except CrawlerError as error:
                 refusal = refusal or error
-            except wire.NoGreeting as error:
-                if self._has_met:  # then it is the master, stopped or out of breath
-                    passing = passing or error
-                else:
-                    refusal = refusal or NetworkError(str(error))
             except (OSError, EOFError) as error:
                 passing = passing or error
             else:
@@ -208,6 +203,8 @@ class Link:
     def _give_up(self, error: Exception, reason: str) -> NoReturn:
         if isinstance(error.__cause__, CrawlerError):
             raise error.__cause__
+        if isinstance(error, wire.NoGreeting):
+            raise NetworkError(reason) from error
         advice = "is `crawler harvest` running there, is the address right, does a firewall let it through?"
         if isinstance(error, socket.gaierror) or getattr(error, "errno", None) in _NO_WAY:
             advice = "check the network of this machine, or give another address with --connect HOST:PORT"

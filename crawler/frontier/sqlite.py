@@ -342,7 +342,8 @@ class SqliteFrontier:
         self._finish_all([(entry, "poison") for entry in poison])
         self._leases.let_go([entry.row for entry in poison])
         for entry in self._leases.lose(turn):
-            self._judge.queue(entry, returned=True)
+            # What may be to blame goes behind the others: whoever dies next does not die of the same again.
+            self._judge.queue(entry, returned=not charges[entry.row])
         self._end([turn], now)
 
     def _end(self, turns: Sequence[OpenTurn], now: float) -> None:

@@ -235,11 +235,15 @@ def test_a_pickle_as_an_answer_executes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "marker").exists()
 
 
-def test_something_else_at_the_port_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_somebody_silent_at_the_port_may_be_a_master_out_of_breath(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(wire, "GREETING_SECONDS", 0.1)
     monkeypatch.setattr(wire, "PROBE_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(NetworkError, match="not a crawler harvester"):
-        RemoteFrontier(join_for(mute.getsockname())).stats()
+        RemoteFrontier(join_for(mute.getsockname()), wait=0.5).stats()
+    [notice] = [record.message for record in caplog.records if "trying again" in record.message]
+    assert "not a crawler harvester" in notice  # who has mistyped the port need not wait to be told
 
 
 def test_nobody_there_is_waited_for_with_a_countdown(free_port: wire.Address) -> None:

@@ -271,13 +271,18 @@ def test_a_worker_under_tls_at_a_master_in_the_clear(
 def test_another_service(cert: Certificate | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "GREETING_SECONDS", 0.2)
     with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
-        assert "not a crawler harvester" in told(NetworkError, address, cert.pem if cert else "")
+        join = join_for(address, cert=cert.pem if cert else "")
+        with pytest.raises(NetworkError, match="not a crawler harvester"):  # in the clear it waits to be spoken to
+            RemoteFrontier(join, wait=0.3).stats()
 
 
 def test_somebody_who_says_nothing(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "GREETING_SECONDS", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        assert "not a crawler harvester" in told(NetworkError, mute.getsockname(), certificate.pem)
+    waits: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(NetworkError, match="not a crawler harvester"):
+        join = join_for(mute.getsockname(), cert=certificate.pem)
+        RemoteFrontier(join, wait=0.3, on_wait=lambda _, why: waits.append(why)).stats()
+    assert waits
 
 
 def test_somebody_who_hangs_up_may_be_a_master_that_stops(certificate: Certificate) -> None:

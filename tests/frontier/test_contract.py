@@ -467,3 +467,18 @@ def test_reasons_are_of_the_closed_set(make: Make, reason: str, kept: str) -> No
     grant = lease(frontier)
     frontier.complete("w1", [Outcome(status="done", token=tokens(grant)[0], reason=reason)], turn_ids(grant))
     assert frontier.stats().reasons == {kept: 1}
+
+
+def test_what_was_lost_comes_after_what_nobody_has_tried(make: Make, clock: FakeClock) -> None:
+    """Otherwise a picture that its workers die of, or seem to, kills one after the other."""
+    frontier = make()
+    frontier.put(images(3))
+    lost = urls(lease(frontier, worker="w1", limit=1, seconds=10))
+    clock.go(11)
+    found = []
+    while grant := lease(frontier, worker="w2", limit=1):
+        if not grant.turns:
+            break
+        found += urls(grant)
+        frontier.complete("w2", done(grant), turn_ids(grant))
+    assert found[-1:] == lost and len(found) == 3

@@ -1,0 +1,185 @@
+"""A small, fast host of any number of pictures, each made from the number in its path, with a log of requests."""
+
+import select
+import socket
+import struct
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+from threading import Condition, Thread
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+#: Pixels of a side; noise, so that a picture is as many bytes as it has colours.
+_SIDE = 24
+
+
+def picture(number: int) -> bytes:
+    """A PNG of some 1.8 kB; no two numbers have the same."""
+    noise = Random(number).randbytes(3 * _SIDE * _SIDE)  # noqa: S311  # pictures, not secrets
+    rows = b"".join(b"\0" + noise[at : at + 3 * _SIDE] for at in range(0, len(noise), 3 * _SIDE))
+    header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 0)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+class Visit(NamedTuple):
+    """One request as the host saw it; times are `time.monotonic` seconds."""
+
+    path: str
+    started: float
+    #: When the last byte left, or the client hung up.
+    ended: float
+    #: Of the answer; 0 where the client hung up before it.
+    status: int
+
+
+class Answer(NamedTuple):
+    """What is sent instead of a picture."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes = b""
+
+
+class PictureHost:
+    """Serves ``/1.png``, ``/2.png``, … on a port of its own choice; a context manager.
+
+    Args:
+        delay: seconds before each answer; a client that hangs up meanwhile is seen at once.
+        answer: path → what is sent instead of the picture; None: the picture.
+    """
+
+    def __init__(self, delay: float = 0.0, answer: Callable[[str], Answer | None] | None = None) -> None:
+        self._delay, self._answer = delay, answer or _no_robots
+        self._log: list[Visit] = []
+        self._asked: Counter[str] = Counter()
+        self._changed = Condition()  # guards the two above
+        self._server = _Server(self)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._server.hang_up()
+
+    def list_of(self, number: int, folder: Path) -> Path:
+        """A file that names the first ``number`` pictures."""
+        path = folder / "pictures.txt"
+        path.write_text("".join(f"{self.url}/{n}.png\n" for n in range(number)))
+        return path
+
+    @property
+    def visits(self) -> list[Visit]:
+        """Every request that is over, in the order of their start."""
+        with self._changed:
+            return sorted(self._log, key=lambda visit: visit.started)
+
+    @property
+    def asked(self) -> Counter[str]:
+        """Picture → how often it was asked for."""
+        with self._changed:
+            return Counter(self._asked)
+
+    def wait_for(self, is_so: Callable[[Counter[str]], bool], timeout: float = 60.0) -> bool:
+        """Whether it became true of what was asked for within ``timeout`` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: is_so(self._asked), timeout)
+
+    def visit(self, path: str, connection: socket.socket) -> bool:
+        """Answer one request; False where the client is gone."""
+        started, status = time.monotonic(), 0
+        answer = self._answer(path)
+        with self._changed:
+            if answer is None:
+                self._asked[path] += 1
+                self._changed.notify_all()
+        try:
+            if select.select([connection], [], [], self._delay)[0]:
+                return False  # nobody pipelines: what can be read is the end
+            answer = answer or Answer(200, {"Content-Type": "image/png"}, picture(int(path[1:].partition(".")[0])))
+            fields = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
+            head = f"HTTP/1.1 {answer.status} So\r\n{fields}Content-Length: {len(answer.body)}\r\n\r\n"
+            status = answer.status
+        finally:  # noted before the answer goes: a client that has it all must never be found under way
+            with self._changed:
+                self._log.append(Visit(path, started, time.monotonic(), status))
+        connection.sendall(head.encode() + answer.body)
+        return True
+
+
+def most_at_once(visits: list[Visit]) -> int:
+    """Requests that were under way at one time, at most."""
+    # What ended in the very moment at which another began was not under way with it: an end goes before a start.
+    moments = sorted([(visit.started, 1) for visit in visits] + [(visit.ended, -1) for visit in visits])
+    most = now = 0
+    for _, step in moments:
+        now += step
+        most = max(most, now)
+    return most
+
+
+def gaps(visits: list[Visit]) -> list[float]:
+    """Seconds between the starts of each request and the next."""
+    return [later.started - earlier.started for earlier, later in pairwise(visits)]
+
+
+def _no_robots(path: str) -> Answer | None:
+    return Answer(404, {}) if path == "/robots.txt" else None
+
+
+class _Server(ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, host: PictureHost) -> None:
+        self.host = host
+        self._connections: set[socket.socket] = set()
+        self._changed = Condition()
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._changed:
+            self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        with self._changed:
+            self._connections.discard(request)
+            self._changed.notify_all()
+
+    def hang_up(self) -> None:
+        """Close every connection, and wait until the last handler has seen it."""
+        with self._changed:
+            for connection in self._connections:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            self._changed.wait_for(lambda: not self._connections, timeout=5)
+
+
+class _Handler(StreamRequestHandler):
+    """One request after the other on a connection."""
+
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def handle(self) -> None:
+        with suppress(OSError):  # whoever is gone needs no answer
+            while line := self.rfile.readline():
+                while self.rfile.readline() not in (b"\r\n", b""):
+                    pass
+                if not self.server.host.visit(line.split()[1].decode("latin-1"), self.connection):
+                    return
