@@ -42,6 +42,8 @@ REASONS = frozenset(
 #: What a worker elsewhere may send as a URL and as a reason; both end up in record lines, which nobody may forge.
 _Url = Annotated[str, Meta(pattern=r"\A[!-;=?-~]*\Z")]
 _Reason = Annotated[str, Meta(pattern=r"\A[a-z0-9-]{0,64}\Z")]
+#: Most requests of one outcome, a page's worth, and most sitemaps of one robots.txt that a worker elsewhere may send.
+MAX_FOUND, MAX_SITEMAPS = 20_000, 1_000
 #: What a master elsewhere may say of a store: an id, and a path that nobody can be led astray by.
 _StoreId = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{16})?\Z")]
 _StorePath = Annotated[str, Meta(pattern=r"\A(?:images/[0-9a-f]{2}/[0-9a-f]{64}\.[a-z0-9]{1,8})?\Z")]
@@ -167,7 +169,7 @@ class RobotsRules(Struct, frozen=True, gc=False, kw_only=True):
     #: Seconds between requests that the file asks for, if it does.
     crawl_delay: float | None = None
     #: URLs of the ``Sitemap:`` lines.
-    sitemaps: tuple[str, ...] = ()
+    sitemaps: Annotated[tuple[str, ...], Meta(max_length=MAX_SITEMAPS)] = ()
     #: Seconds for which this may be believed.
     lifetime: float = 86_400.0
 
@@ -221,11 +223,11 @@ class Outcome(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What came of one request. Handlers leave ``token`` empty; the worker fills it in."""
 
     status: OutcomeStatus
-    token: str = ""
+    token: Annotated[str, Meta(max_length=128)] = ""
     #: Why it is not a success; empty where it is.
     reason: _Reason = ""
     #: Requests found on the way, to be put in the same transaction.
-    discovered: tuple[Request, ...] = ()
+    discovered: Annotated[tuple[Request, ...], Meta(max_length=MAX_FOUND)] = ()
     #: The manifest row, for images that are settled (also with ``retry``: used if that was the last attempt).
     record: ImageRecord | None = None
     #: ``moved``: the request as it goes on (another target, another offset); same kind and url.

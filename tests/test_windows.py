@@ -44,6 +44,7 @@ POSIX_ONLY_ARGUMENTS = {"preexec_fn", "pass_fds", "process_group", "umask"}
 GUARDED = {
     ("storage.py", "_may_live", "os.kill"): 'if os.name == "nt"',
     ("storage.py", "_find_syncfs", "ctypes.CDLL"): 'if os.name != "posix"',
+    ("engines/guests.py", "descriptors", "resource"): 'if os.name != "posix"',
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -6,7 +6,7 @@ listed here does not exist for the other side.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from msgspec import Meta, Raw, Struct
 from crawler.engines import wire
 from crawler.errors import CrawlerError, MessageError, from_wire
 from crawler.model import (
+    MAX_FOUND,
     About,
     FrontierStats,
     Grant,
@@ -36,8 +37,15 @@ RESULTS = "get_result_queue"
 MAX_LEASE = 1_000
 #: Longest that a lease call waits for work, in seconds: a worker that was killed meanwhile occupies a thread so long.
 MAX_WAIT = 20.0
-#: Most outcomes, tokens or turns of one call.
+#: Most outcomes, tokens or turns of one call. The requests that its outcomes bring are `MAX_FOUND` together at most.
 MAX_BATCH = 10_000
+#: Longest request or record, in bytes: a thousand of them fit into an answer. Longest rules of an origin.
+MAX_PART = 64 * 2**10
+MAX_RULES = 4 * 2**20
+#: No part of an outcome up to this length can be too long.
+_UNSUSPECTED = 60_000
+#: After so many bytes of records an answer ends, and what it takes up at most: more is asked for with another call.
+RECORDS_BYTES = 4 * 2**20
 
 _Name = Annotated[str, Meta(max_length=128)]
 _Names = Annotated[tuple[_Name, ...], Meta(max_length=MAX_BATCH)]
@@ -89,15 +97,9 @@ class _Extend(_Arguments, frozen=True):
 
 class _Put(_Arguments, frozen=True):
     worker: _Worker
-    outcomes: Annotated[tuple[Outcome, ...], Meta(max_length=MAX_BATCH)]
+    #: Read one after the other by `_read_outcomes`: six bytes of the frame may become hundreds in memory.
+    outcomes: Annotated[tuple[Raw, ...], Meta(max_length=MAX_BATCH)]
     ended_turns: _Names
-
-    def __post_init__(self) -> None:
-        for outcome in self.outcomes:
-            for part in _parts(outcome):
-                _check_numbers(part)
-            if outcome.record is not None:
-                _check_record(outcome.record)
 
 
 class _Records(_Arguments, frozen=True):
@@ -114,7 +116,10 @@ class Signature:
 
     def read_arguments(self, raw: Raw) -> tuple[Any, ...]:
         """The arguments of a call, or `MessageError`."""
-        return msgspec.structs.astuple(wire.decode(raw, self._arguments))
+        arguments = wire.decode(raw, self._arguments)
+        if isinstance(arguments, _Put):
+            return arguments.worker, _read_outcomes(arguments.outcomes), arguments.ended_turns
+        return msgspec.structs.astuple(arguments)
 
     def read_answer(self, raw: Raw) -> Any:
         """The result in an answer, or `MessageError`."""
@@ -161,7 +166,7 @@ def write_call(ident: str | None, method: str, arguments: tuple[Any, ...]) -> by
     return wire.encode((ident, method, arguments, {}))
 
 
-def read_call(frame: bytes) -> tuple[str | None, str, tuple[Any, ...]]:
+def read_call(frame: wire.Buffer) -> tuple[str | None, str, tuple[Any, ...]]:
     """Ident, method and arguments of a call; `MessageError` if there is no such method or the arguments are wrong."""
     ident, method, raw, _ = wire.decode(frame, _CALL)
     signature = SIGNATURES.get(ident, {}).get(method)
@@ -185,6 +190,38 @@ def read_answer(frame: bytes, signature: Signature) -> Any:
     raise MessageError("the master answered with neither a result nor an error")
 
 
+def found_in(outcomes: Sequence[Outcome]) -> int:
+    """How many requests these outcomes bring."""
+    return sum(len(outcome.discovered) for outcome in outcomes)
+
+
+def _read_outcomes(raws: tuple[Raw, ...]) -> tuple[Outcome, ...]:
+    """The outcomes of a call, each checked before the next is read, or `MessageError`."""
+    try:
+        return tuple(_checked(raws))
+    except wire.UNREADABLE as error:
+        raise wire.unreadable(error) from error
+
+
+def _checked(raws: tuple[Raw, ...]) -> Iterator[Outcome]:
+    room = MAX_FOUND
+    read = _OUTCOME.decode
+    for raw in raws:
+        outcome = read(raw)
+        room -= len(outcome.discovered)
+        if room < 0:
+            raise ValueError(f"a call brings more than {MAX_FOUND} requests")
+        is_suspect = memoryview(raw).nbytes > _UNSUSPECTED
+        for part in _parts(outcome):
+            _check_numbers(part)
+            if is_suspect:
+                _check_size(part)
+        if outcome.record is not None:
+            _check_record(outcome.record)
+        yield outcome
+
+
+_OUTCOME = msgspec.msgpack.Decoder(Outcome)
 _NUMBERS = {
     Outcome: attrgetter("retry_in", "host_wait", "latency", "rejected", "received"),
     Request: attrgetter("hops", "depth", "nesting", "priority", "offset", "declared_width", "declared_height"),
@@ -207,6 +244,16 @@ def _check_numbers(part: Outcome | Request | RobotsRules | ImageRecord) -> None:
     for number in _NUMBERS[type(part)](part):
         if number is not None and not -_INT64 <= number < _INT64:
             raise ValueError(f"a number of the {type(part).__name__} is out of range")
+
+
+def _check_size(part: Outcome | Request | RobotsRules | ImageRecord) -> None:
+    """Refuse what would make answers too long for their frames, or fill the memory of whoever gets them."""
+    if isinstance(part, Outcome):
+        return  # what may be long in it is a part of its own; so are the rules that a request carries
+    if isinstance(part, Request) and part.rules is not None:
+        part = msgspec.structs.replace(part, rules=None)
+    if len(wire.encode(part)) > (MAX_RULES if isinstance(part, RobotsRules) else MAX_PART):
+        raise ValueError(f"the {type(part).__name__} is too long")
 
 
 _SHA256 = re.compile(r"(?:[0-9a-f]{64})?")

@@ -17,7 +17,18 @@ from crawler.engines.join import JoinFile
 from crawler.engines.tls import client_context
 from crawler.errors import CrawlerError, MessageError, NetworkError
 from crawler.frontier.base import PROTOCOL
-from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Outcome, Renewal, Request, Verdict
+from crawler.model import (
+    MAX_FOUND,
+    About,
+    FrontierStats,
+    Grant,
+    ImageRecord,
+    Kind,
+    Outcome,
+    Renewal,
+    Request,
+    Verdict,
+)
 
 log = logging.getLogger(__name__)
 
@@ -251,9 +262,11 @@ class ResultQueueProxy:
 
     def put(self, worker: str, outcomes: Sequence[Outcome], ended_turns: Sequence[str] = ()) -> tuple[Verdict, ...]:
         """Settle outcomes durably; one verdict each. What is too long for one message travels in several."""
+        is_short = len(outcomes) <= calls.MAX_BATCH and calls.found_in(outcomes) <= MAX_FOUND
         try:
-            verdicts = self._link.call(RESULTS, "put", worker, tuple(outcomes), tuple(ended_turns))
-            return self._checked(cast(tuple[Verdict, ...], verdicts), len(outcomes))
+            if is_short or len(outcomes) < 2:
+                verdicts = self._link.call(RESULTS, "put", worker, tuple(outcomes), tuple(ended_turns))
+                return self._checked(cast(tuple[Verdict, ...], verdicts), len(outcomes))
         except wire.FrameTooLarge:
             if len(outcomes) < 2:
                 raise

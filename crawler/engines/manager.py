@@ -13,6 +13,8 @@ leases. The server is made of threads in the process that owns the frontier; not
 
 import errno
 import socket
+import threading
+import time
 from collections.abc import Sequence
 from multiprocessing import managers, process
 from pathlib import Path
@@ -21,10 +23,11 @@ from typing import Any, NoReturn, Self
 from crawler.engines import calls
 from crawler.engines.calls import RESULTS, TASKS
 from crawler.engines.client import FIRST_WAIT, Link, ResultQueueProxy, TaskQueueProxy
+from crawler.engines.guests import Limits
 from crawler.engines.join import read_join
-from crawler.engines.server import Limits, Server
+from crawler.engines.server import Server
 from crawler.engines.tls import Certificate, server_context
-from crawler.engines.wire import SERIALIZER, Address, format_address, parse_address
+from crawler.engines.wire import SERIALIZER, Address, encode, format_address, parse_address
 from crawler.errors import ConfigError, CrawlerError
 from crawler.frontier.base import Frontier
 from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Outcome, Renewal, Verdict
@@ -33,18 +36,36 @@ from crawler.urls import is_loopback
 #: Shortest key a server accepts, in bytes; what can be guessed opens the queue to everybody.
 MIN_KEY_BYTES = 16
 
+#: Calls for work that wait in the frontier at a time; the others wait for a place, and look on their way in and out.
+_PLACES = 64
+#: Records that are looked at together, before the size of an answer is known.
+_PORTION = 50
+
 
 class TaskQueue:
     """What a worker may do to get work: a view of the frontier. See `crawler.frontier.base.Frontier`."""
 
     def __init__(self, frontier: Frontier) -> None:
         self._frontier = frontier
+        self._places = threading.BoundedSemaphore(_PLACES)
 
     def hello(self, worker: str, protocol: int, about: About) -> dict[str, Any]:
         return self._frontier.hello(worker, protocol, about)
 
     def lease(self, worker: str, kinds: Sequence[Kind], limit: int, seconds: float, wait: float) -> Grant:
-        return self._frontier.lease(worker, kinds, limit, seconds, min(wait, calls.MAX_WAIT))
+        """As the frontier's, but not everybody waits in the frontier, where each change wakes all who do."""
+        end = time.monotonic() + min(wait, calls.MAX_WAIT)
+        has_place = self._places.acquire(blocking=False)
+        if not has_place:
+            grant = self._frontier.lease(worker, kinds, limit, seconds, 0.0)
+            if grant.state != "wait":
+                return grant
+            has_place = self._places.acquire(timeout=max(0.0, end - time.monotonic()))
+        try:
+            return self._frontier.lease(worker, kinds, limit, seconds, max(0.0, end - time.monotonic()))
+        finally:
+            if has_place:
+                self._places.release()
 
     def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> Renewal:
         return self._frontier.extend(worker, tokens, seconds)
@@ -63,7 +84,17 @@ class ResultQueue:
         return self._frontier.complete(worker, outcomes, ended_turns)
 
     def records(self, after: int, limit: int) -> tuple[tuple[int, ImageRecord], ...]:
-        return self._frontier.records(after, limit)
+        """May be fewer than ``limit`` though there are more: an answer ends after `calls.RECORDS_BYTES`."""
+        found: list[tuple[int, ImageRecord]] = []
+        size = 0
+        while len(found) < limit and size < calls.RECORDS_BYTES:
+            portion = self._frontier.records(after, min(limit - len(found), _PORTION))
+            if not portion:
+                break
+            found += portion
+            size += len(encode(portion))
+            after = portion[-1][0]
+        return tuple(found)
 
 
 def get_task_queue(frontier: Frontier) -> TaskQueue:

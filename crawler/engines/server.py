@@ -9,12 +9,13 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack
 from multiprocessing import managers
 from typing import Any
 
-from msgspec import Struct
-
 from crawler.engines import calls, wire
+from crawler.engines.guests import Guests, Limits, descriptors, network
+from crawler.engines.ration import Ration
 from crawler.errors import AccessError, CrawlerError, MessageError, to_wire
 from crawler.frontier.base import Frontier
 from crawler.model import Grant, Outcome
@@ -23,19 +24,21 @@ log = logging.getLogger(__name__)
 
 #: Seconds before the next attempt when the system has no descriptor or thread left for a connection.
 _BREATH = 0.05
+#: Where people had to go, the door stays shut for so many seconds; then it lets in so many at once. So those who come
+#: again and again cost next to nothing, and who comes from elsewhere waits no longer than that.
+_PAUSE, _AT_ONCE = 1.0, wire.BACKLOG
 
-
-class Limits(Struct, frozen=True, kw_only=True):
-    """What peers may take up."""
-
-    #: Seconds for the whole handshake.
-    handshake: float = wire.HANDSHAKE_SECONDS
-    #: Seconds for one message, once it has begun. Between messages a worker may be silent.
-    message: float = 30.0
-    #: Connections that have not proved the key; one more drives the oldest out, so that silent ones block nobody.
-    strangers: int = 64
-    #: All connections; one more is closed.
-    connections: int = 1_024
+#: Frames from this size on, in bytes, are large: they wait for each other where there is not enough memory, and smaller
+#: ones wait for none of them.
+LARGE = 64 * 2**10
+#: Bytes of large frames in memory at a time, in each direction; half of them for one network.
+_MEMORY = 64 * 2**20
+#: Bytes a second at which a large frame has to come, beside a few seconds for any frame.
+_PACE, _GRACE = 2**20, 5.0
+#: A frame from this size on may unfold to much more than itself, so only so many of them are read at a time.
+_BRIEF, _DESKS = 4 * 2**10, 8
+#: Seconds in which no more than so many complaints about peers go to the log.
+_PERIOD, _COMPLAINTS = 10.0, 10
 
 
 class Server(managers.Server):
@@ -74,11 +77,13 @@ class Server(managers.Server):
         super().__init__(registry, address, authkey, wire.SERIALIZER)
         self.stop_event = threading.Event()
         self._frontier = frontier
-        self._limits = limits or Limits()
+        self._limits = (limits or Limits()).within(descriptors())
         self._tls = tls
         self._queues = {name: entry[0](frontier) for name, entry in registry.items()}
-        self._strangers: dict[wire.Channel, threading.Thread] = {}
-        self._workers: dict[wire.Channel, threading.Thread] = {}
+        self._guests = Guests(self._limits, self.handle_request)
+        self._calls, self._answers = Ration(_MEMORY, _MEMORY // 2), Ration(_MEMORY, _MEMORY // 2)
+        self._desks = threading.BoundedSemaphore(_DESKS)
+        self._complaints = Complaints()
         self._accepter = threading.Thread(target=self.accepter, name="queue-accepter", daemon=True)
 
     def start(self) -> wire.Address:
@@ -90,12 +95,9 @@ class Server(managers.Server):
         """Close the port and all connections; waits ``patience`` seconds at most for calls under way."""
         self.stop_event.set()
         self.listener.abort()
-        with self.mutex:
-            threads = {**self._strangers, **self._workers}
-        for channel in threads:
-            channel.abort()
+        threads = self._guests.close()
         end = time.monotonic() + patience
-        for thread in (self._accepter, *threads.values()):
+        for thread in (self._accepter, *threads):
             if thread.is_alive():
                 thread.join(max(0.0, end - time.monotonic()))
         self.listener.close()
@@ -115,9 +117,9 @@ class Server(managers.Server):
         """Take connections until stopped, whatever the system runs out of meanwhile."""
         is_short = False
         while not self.stop_event.is_set():
+            before = self._guests.driven_out
             try:
-                channel = self.listener.accept()
-                self._admit(channel)
+                self._take_in()
                 is_short = False
             except TimeoutError:
                 continue
@@ -126,6 +128,9 @@ class Server(managers.Server):
                     log.warning("can't take connections for now: %s", error)
                 is_short = True
                 self.stop_event.wait(_BREATH)
+            if self._guests.driven_out != before:
+                self._complaints.warn("there are more connections than can be served")
+                self.stop_event.wait(_PAUSE)
 
     def handle_request(self, conn: Any) -> None:
         """Serve one connection, from the handshake to its end."""
@@ -133,22 +138,23 @@ class Server(managers.Server):
             self._meet(conn)
             self.serve_client(conn)
         except AccessError as error:
-            log.warning("turned %s away: %s", conn.peer, error)
+            self._complaints.warn("turned %s away: %s", conn.peer, error)
         except (OSError, EOFError) as error:
             log.debug("%s is gone: %s", conn.peer, error)
         finally:
-            with self.mutex:
-                self._strangers.pop(conn, None)
-                self._workers.pop(conn, None)
+            self._guests.leave(conn)
             conn.close()
 
     def serve_client(self, conn: Any) -> None:
         """Answer call after call of a peer that knows the key."""
         while not self.stop_event.is_set():
+            self._guests.rest(conn)
             conn.allow(None)
             conn.peek(1)
+            if not self._guests.work(conn):
+                raise EOFError("it had to make room")
             conn.allow(self._limits.message)
-            self._serve_call(conn, conn.recv_bytes())
+            self._serve_call(conn)
 
     def dummy(self, c: Any) -> None:
         """Answered to show that somebody is here."""
@@ -172,31 +178,17 @@ class Server(managers.Server):
             raise MessageError("there is no such queue")
         return typeid, tuple(calls.SIGNATURES[typeid])
 
-    def _admit(self, channel: wire.Channel) -> None:
-        """Give a new connection its thread, within the limits."""
-        thread = threading.Thread(target=self.handle_request, args=(channel,), name="queue-connection", daemon=True)
-        with self.mutex:
-            is_full = len(self._strangers) + len(self._workers) >= self._limits.connections
-            is_over = is_full or self.stop_event.is_set()
-            oldest = next(iter(self._strangers), None) if len(self._strangers) >= self._limits.strangers else None
-            if oldest is not None:
-                del self._strangers[oldest]
-            if not is_over:
-                self._strangers[channel] = thread
-        if oldest is not None:
-            oldest.abort()
-        if is_full:
-            log.warning("closed a connection from %s: there are %d already", channel.peer, self._limits.connections)
-        if is_over:
-            channel.close()
-            return
+    def _take_in(self) -> None:
+        """Wait for somebody, and let in all who have come, or as many of them as are let in at once."""
+        self._guests.arrive(self.listener.accept())
         try:
-            thread.start()
-        except (RuntimeError, MemoryError):
-            with self.mutex:
-                self._strangers.pop(channel, None)
-            channel.close()
-            raise
+            for _ in range(_AT_ONCE):
+                channel = self.listener.accept_more()
+                if channel is None:
+                    break
+                self._guests.arrive(channel)
+        finally:
+            self._guests.start()
 
     def _meet(self, conn: wire.Channel) -> None:
         """Make a worker of a stranger, or raise `AccessError`."""
@@ -205,52 +197,74 @@ class Server(managers.Server):
             wire.admit(conn, self.authkey, self._tls)
         except (OSError, EOFError) as error:
             raise AccessError(f"no handshake, {error}") from error
-        with self.mutex:
-            thread = self._strangers.pop(conn, None)
-            if thread is None:
-                raise AccessError("driven out by others that came later")
-            self._workers[conn] = thread
+        obstacle = self._guests.welcome(conn)
+        if obstacle:
+            raise AccessError(obstacle)
 
-    def _serve_call(self, conn: wire.Channel, frame: bytes) -> None:
-        arguments: tuple[Any, ...] = ()
-        result: Any = None
+    def _serve_call(self, conn: wire.Channel) -> None:
+        size, who = conn.announced(), network(conn.host)
+        with ExitStack() as answering:
+            with ExitStack() as hearing:
+                if size >= LARGE:
+                    hearing.enter_context(self._calls.hold(size, who, self._limits.message))
+                    conn.allow(min(self._limits.message, _GRACE + size / _PACE))
+                frame = conn.recv_bytes() if size < LARGE else conn.recv_large()
+                if size >= _BRIEF:
+                    hearing.enter_context(self._desks)
+                worker, answer = self._perform(conn, frame, answering)
+                del frame
+            self._reply(conn, worker, answer, answering)
+
+    def _perform(self, conn: wire.Channel, frame: wire.Buffer, answering: ExitStack) -> tuple[str, tuple[str, Any]]:
+        """The answer to a call, and who called, if work may have been leased to him.
+
+        An error becomes words here: with its traceback it would keep the frame.
+        """
         try:
-            function, arguments = self._resolve(conn, frame)
-            result = function(*arguments)
-            answer = ("#RETURN", result)
+            ident, method, arguments = calls.read_call(frame)
+            if ident is None:
+                return "", ("#RETURN", getattr(self, method)(conn, *arguments))
+            if method == "records":  # the only answer that is long before anybody can say how long
+                answering.enter_context(self._room_for(conn, calls.RECORDS_BYTES))
+            result = getattr(self._queues[ident], method)(*arguments)
+            return (arguments[0] if method == "lease" else ""), ("#RETURN", result)
         except CrawlerError as error:
-            answer = ("#ERROR", to_wire(error))
+            return "", ("#ERROR", to_wire(error))
+        except TimeoutError as error:
+            return "", ("#ERROR", to_wire(MessageError(f"{error}; try again later")))
         except Exception as error:  # a fault of ours is ours to read: it neither ends the connection nor travels
             log.exception("a call of %s failed", conn.peer)
-            answer = ("#ERROR", to_wire(error))
-        taken = result if isinstance(result, Grant) and result.turns else None
+            return "", ("#ERROR", to_wire(error))
+
+    def _reply(self, conn: wire.Channel, worker: str, answer: tuple[str, Any], answering: ExitStack) -> None:
+        """Send an answer; what was leased to a worker that can't be told is taken back."""
+        taken = answer[1] if isinstance(answer[1], Grant) and answer[1].turns else None
+        is_sent = False
         try:
             if taken is not None and not conn.is_quiet():
                 raise EOFError("left while it waited for work")
-            is_sent = self._send(conn, answer)
-        except (OSError, EOFError):
-            if taken is not None:
-                self._take_back(arguments[0], taken)
-            raise
-        if taken is not None and not is_sent:
-            self._take_back(arguments[0], taken)
+            is_sent = self._send(conn, answer, answering)
+        finally:
+            if taken is not None and not is_sent:
+                self._take_back(worker, taken)
 
-    def _resolve(self, conn: wire.Channel, frame: bytes) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        ident, method, arguments = calls.read_call(frame)
-        if ident is None:
-            return getattr(self, method), (conn, *arguments)
-        return getattr(self._queues[ident], method), arguments
-
-    def _send(self, conn: wire.Channel, answer: tuple[str, Any]) -> bool:
+    def _send(self, conn: wire.Channel, answer: tuple[str, Any], answering: ExitStack) -> bool:
         """Whether the answer was sent, rather than the error that it can't be."""
         conn.allow(self._limits.message)
         try:
-            conn.send(answer)
+            frame = wire.encode(answer)
+            if len(frame) >= LARGE:
+                answering.enter_context(self._room_for(conn, len(frame)))
+                conn.allow(self._limits.message)
+            conn.send_bytes(frame)
         except MessageError as error:
             log.error("can't answer %s: %s", conn.peer, error)
             conn.send(("#ERROR", to_wire(error)))
             return False
         return True
+
+    def _room_for(self, conn: wire.Channel, size: int) -> AbstractContextManager[None]:
+        return self._answers.hold(size, network(conn.host), self._limits.message)
 
     def _take_back(self, worker: str, grant: Grant) -> None:
         """Release at once what was leased to a worker that is gone: nobody has to wait for these leases to expire."""
@@ -261,3 +275,27 @@ class Server(managers.Server):
             self._frontier.complete(worker, released, [turn.id for turn in grant.turns])
         except Exception:  # the frontier may be closing too; the leases will expire
             log.warning("could not release them", exc_info=True)
+
+
+class Complaints:
+    """Warnings about peers, who must not be able to fill the log."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._until = 0.0
+        self._number = 0
+
+    def warn(self, text: str, *words: object) -> None:
+        """Log it, unless there were many of late; how many were left out is told later."""
+        now = time.monotonic()
+        with self._lock:
+            left_out = 0
+            if now >= self._until:
+                left_out = max(0, self._number - _COMPLAINTS)
+                self._until, self._number = now + _PERIOD, 0
+            self._number += 1
+            is_told = self._number <= _COMPLAINTS
+        if left_out:
+            log.warning("%d more warnings about peers were left out", left_out)
+        if is_told:
+            log.warning(text, *words)

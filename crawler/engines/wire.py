@@ -16,6 +16,7 @@ What may go wrong, and what it means for the connection:
 """
 
 import hmac
+import mmap
 import socket
 import ssl
 import time
@@ -23,29 +24,34 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from multiprocessing import AuthenticationError, managers
 from multiprocessing.connection import answer_challenge, deliver_challenge
-from typing import Any, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import msgspec
 
-from crawler.errors import AccessError, ConfigError, CrawlerError, MessageError, NetworkError, TLSError
-from crawler.urls import is_loopback
+from crawler.engines.address import Address as Address
+from crawler.engines.address import format_address as format_address
+from crawler.engines.address import parse_address as parse_address
+from crawler.engines.address import require_loopback as require_loopback
+from crawler.errors import AccessError, CrawlerError, MessageError, NetworkError, TLSError
 
 T = TypeVar("T")
 A = TypeVar("A")
 
-#: Host and port; the host may be a name, an IPv4 or an IPv6 address.
-Address = tuple[str, int]
+#: What a frame may be kept in.
+Buffer: TypeAlias = bytes | mmap.mmap | msgspec.Raw
 
 #: Name of this serializer in `multiprocessing.managers.listener_client`.
 SERIALIZER = "crawler"
 
 #: Longest frame before the peer has proved that it knows the key; the handshake's own limit.
 STRANGER_LIMIT = 256
-#: Longest call: hundreds of pages' worth of outcomes; clients split what is longer.
+#: Longest call; clients split what is longer.
 CALL_LIMIT = 16 * 2**20
 #: Longest answer: a lease of 1,000 requests each of whose four URLs is 8 KiB long, and their words.
 ANSWER_LIMIT = 64 * 2**20
 
+#: Connections that the system keeps for us until we take them.
+BACKLOG = 1_024
 #: Seconds a peer has for the whole handshake, and the master for its first word.
 HANDSHAKE_SECONDS = 5.0
 GREETING_SECONDS = 3.0
@@ -60,11 +66,13 @@ _SLICE = 1.0
 _READ = 64 * 2**10  # bytes asked for at once, at least …
 _READ_MOST = 256 * 2**10  # … and at most: memory is taken as bytes come, not as headers promise
 
-#: Options that find a dead peer on an idle connection in about a minute, where the platform has them.
-_KEEPALIVE = (
-    *(("TCP_KEEPIDLE", 30), ("TCP_KEEPALIVE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)),
-    ("TCP_USER_TIMEOUT", 60_000),  # milliseconds
-)
+#: Small frames are not held back, and a dead peer is found out in about a minute, where the platform has the options.
+_WISHES = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+_WISHES["TCP_USER_TIMEOUT"] = 60_000  # milliseconds
+_OPTIONS = [(getattr(socket, name), value) for name, value in _WISHES.items() if hasattr(socket, name)]
+
+#: What decoding raises where a message is malformed, of another type, or nested too deep.
+UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 
 _ENCODER = msgspec.msgpack.Encoder()
 _PLAIN: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
@@ -90,7 +98,7 @@ def encode(message: object) -> bytes:
         raise MessageError(f"a message can't be put into words: {_one_line(error)}") from error
 
 
-def decode(frame: bytes | msgspec.Raw, decoder: "msgspec.msgpack.Decoder[T]") -> T:
+def decode(frame: Buffer, decoder: "msgspec.msgpack.Decoder[T]") -> T:
     """What ``frame`` says, if it is of the decoder's type.
 
     Raises:
@@ -98,8 +106,13 @@ def decode(frame: bytes | msgspec.Raw, decoder: "msgspec.msgpack.Decoder[T]") ->
     """
     try:
         return decoder.decode(frame)
-    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise MessageError(f"a message breaks the rules of the queue: {_one_line(error)}") from error
+    except UNREADABLE as error:
+        raise unreadable(error) from error
+
+
+def unreadable(error: Exception) -> MessageError:
+    """What one of the errors of `UNREADABLE` means."""
+    return MessageError(f"a message breaks the rules of the queue: {_one_line(error)}")
 
 
 class Channel:
@@ -115,11 +128,19 @@ class Channel:
         self._deadline: float | None = None
         #: Longest frame that is read and sent, in bytes.
         self.reads = self.sends = STRANGER_LIMIT
-        #: Who is at the other end, for the log.
-        self.peer = "somebody who left"
+        #: Who is at the other end, for the log, and its address.
+        self.peer, self.host = "somebody who left", ""
         with suppress(OSError):  # a peer that has gone already is found out at the first read
-            self.peer = format_address(sock.getpeername()[:2])
-            _tune(sock)
+            self.host, port = sock.getpeername()[:2]
+            self.peer = format_address((self.host, port))
+
+    def tune(self) -> Self:
+        """Set the options of `_OPTIONS`; returns the channel."""
+        with suppress(OSError):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _OPTIONS:
+                self._sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        return self
 
     @property
     def is_secure(self) -> bool:
@@ -158,15 +179,35 @@ class Channel:
 
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
         """Receive one frame of at most ``maxlength`` bytes and never more than the channel's limit."""
-        limit = self.reads if maxlength is None else min(maxlength, self.reads)
-        size = int.from_bytes(self.peek(_HEADER), "big")
-        if size > limit:
-            raise OSError(f"a frame of {size} bytes is announced, {limit} are allowed")
+        size = self.announced(maxlength)
         self._fill(_HEADER + size)
         with memoryview(self._inbox) as view:
             frame = bytes(view[_HEADER : _HEADER + size])
         del self._inbox[: _HEADER + size]
         return frame
+
+    def recv_large(self) -> mmap.mmap:
+        """Receive one frame into memory of its own, which the system has back when it is let go."""
+        size = self.announced()
+        frame = mmap.mmap(-1, size)
+        begin = self._inbox[_HEADER : _HEADER + size]
+        frame[: len(begin)] = begin
+        del self._inbox[: _HEADER + len(begin)]
+        view = memoryview(frame)[len(begin) :]
+        while view:
+            number = self._patiently(self._sock.recv_into, view[:_READ_MOST])
+            if not number:
+                raise OSError("the connection ended within a frame")
+            view = view[number:]
+        return frame
+
+    def announced(self, maxlength: int | None = None) -> int:
+        """Length of the next frame, of which only the header is waited for."""
+        limit = self.reads if maxlength is None else min(maxlength, self.reads)
+        size = int.from_bytes(self.peek(_HEADER), "big")
+        if size > limit:
+            raise OSError(f"a frame of {size} bytes is announced, {limit} are allowed")
+        return size
 
     def send(self, message: object) -> None:
         """Send plain data."""
@@ -235,20 +276,29 @@ class Listener:
         OSError: the address can't be had.
     """
 
-    def __init__(self, address: Address | None = None, backlog: int = 128) -> None:
+    def __init__(self, address: Address | None = None, backlog: int = BACKLOG) -> None:
         host, port = address or ("127.0.0.1", 0)
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         is_dual = place[0] == "::" and socket.has_dualstack_ipv6()  # then it stands for all IPv4 addresses too
         self._sock = socket.create_server(
-            (str(place[0]), port), family=family, backlog=max(backlog, 128), dualstack_ipv6=is_dual
+            (str(place[0]), port), family=family, backlog=max(backlog, BACKLOG), dualstack_ipv6=is_dual
         )
-        self._sock.settimeout(_SLICE)
         #: Where it is bound, with the port that port 0 became.
         self.address: Address = self._sock.getsockname()[:2]
 
     def accept(self) -> Channel:
         """The next connection; ``TimeoutError`` after a second without one."""
+        self._sock.settimeout(_SLICE)
         sock, _ = self._sock.accept()
+        return Channel(sock)
+
+    def accept_more(self) -> Channel | None:
+        """The next connection if somebody waits for one, else None."""
+        self._sock.settimeout(0)
+        try:
+            sock, _ = self._sock.accept()
+        except BlockingIOError:
+            return None
         return Channel(sock)
 
     def abort(self) -> None:
@@ -278,7 +328,7 @@ def connect(address: Address, authkey: bytes, tls: ssl.SSLContext | None = None)
         OSError, EOFError: nobody listens, or the connection broke; trying again may help.
     """
     sock = socket.create_connection(address, timeout=CONNECT_SECONDS)
-    channel = Channel(sock)
+    channel = Channel(sock).tune()
     try:
         if tls is None:
             require_loopback(sock.getpeername()[:2])  # what the name stands for, whatever it sounds like
@@ -307,6 +357,7 @@ def admit(channel: Channel, authkey: bytes, tls: ssl.SSLContext | None = None) -
         AccessError: it does not.
         OSError, EOFError: it left, talked too long, or something else than TLS.
     """
+    channel.tune()
     if tls is not None:
         channel.secure(tls, server_side=True)
     secret = _secret(channel, authkey)
@@ -316,39 +367,6 @@ def admit(channel: Channel, authkey: bytes, tls: ssl.SSLContext | None = None) -
     except (AuthenticationError, AssertionError, ValueError) as error:
         raise AccessError("wrong key") from error
     channel.reads, channel.sends = CALL_LIMIT, ANSWER_LIMIT
-
-
-def require_loopback(address: Address) -> None:
-    """Let nobody speak to another machine without TLS: what is in between could read along and pose as the master.
-
-    Raises:
-        ConfigError: ``address`` is another machine's.
-    """
-    if not is_loopback(address[0]):
-        raise ConfigError(
-            f"{format_address(address)} is another machine, and the join file has no certificate;"
-            " start the master with --listen HOST:PORT and copy its join file again"
-        )
-
-
-def format_address(address: Address) -> str:
-    """``host:port``, with brackets around an IPv6 host."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def parse_address(text: str, *, lowest_port: int = 1) -> Address:
-    """Host and port of ``host:port`` or ``[ipv6]:port``; a server may take port 0, which is any that is free.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    host, _, port = text.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and lowest_port <= int(port) < 65_536
-    if not is_port or not bare or (":" in bare and bare == host):
-        raise ConfigError(f"{text[:200]!r} is no address; write HOST:PORT, or [IPV6]:PORT")
-    return bare, int(port)
 
 
 def _expect_greeting(channel: Channel, address: Address) -> None:
@@ -409,22 +427,13 @@ def _speaks_tls(channel: Channel) -> bool:
 
 
 def _secret(channel: Channel, authkey: bytes) -> bytes:
-    """What both sides prove to know: under TLS another secret than in the clear, so that no relay can use answers of
-    the one in the other."""
+    """What both sides prove to know; another secret under TLS, so that no relay can use answers given in the clear."""
     return hmac.digest(authkey, b"crawler queue under TLS", "sha256") if channel.is_secure else authkey
 
 
 def _stranger(address: Address) -> str:
     place = format_address(address)
     return f"something listens on {place}, but it is not a crawler harvester: check the address, or --connect HOST:PORT"
-
-
-def _tune(sock: socket.socket) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE:
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _one_line(error: Exception) -> str:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from crawler.engines.guests import Limits
 from crawler.engines.join import JoinFile, new_key
 from crawler.engines.manager import QueueManager
-from crawler.engines.server import Limits, Server
+from crawler.engines.server import Server
 from crawler.engines.tls import Certificate, client_context, ensure_certificate, server_context
 from crawler.engines.wire import Address, Channel, format_address
 from tests.engines.fake_frontier import FakeFrontier

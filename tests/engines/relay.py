@@ -70,3 +70,23 @@ class Relay:
                 worker.sendall(heard)
             if not heard:
                 return
+
+
+class Injector(Relay):
+    """Passes everything on until it is time, and then says ``words`` to the master as if the worker had."""
+
+    def __init__(self, master: Address, words: bytes) -> None:
+        super().__init__(master)
+        self._words = words
+        self.is_time = threading.Event()
+        #: What the master answered to that.
+        self.answer = b""
+
+    def _pass_on(self, master: socket.socket, worker: socket.socket) -> None:
+        pairs = {master: worker, worker: master}
+        while not self.is_time.is_set():
+            for source in select.select([master, worker], [], [], 0.02)[0]:
+                pairs[source].sendall(source.recv(65_536))
+        master.sendall(self._words)
+        master.shutdown(socket.SHUT_WR)
+        self.answer = b"".join(iter(lambda: master.recv(65_536), b""))

@@ -4,16 +4,19 @@ import pickle
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from multiprocessing import managers
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from crawler.engines import calls, manager, wire
 from crawler.engines.calls import RESULTS, TASKS
+from crawler.engines.client import RemoteFrontier
 from crawler.engines.join import write_join
-from crawler.engines.manager import QueueManager
+from crawler.engines.manager import QueueManager, TaskQueue
 from crawler.engines.server import Server
 from crawler.errors import AccessError, ConfigError, CrawlerError, MessageError
 from crawler.frontier.base import PROTOCOL
@@ -199,7 +202,22 @@ def test_errors_travel_as_codes_and_never_as_tracebacks(
 def test_a_lease_call_does_not_wait_longer_than_a_killed_worker_may_cost(serve: Serve, frontier: FakeFrontier) -> None:
     with Caller(serve(frontier)) as caller:
         caller.call(TASKS, "lease", ["me", ["image"], 1, 60.0, 3_000.0], {})
-    assert frontier.waits == [calls.MAX_WAIT]
+    assert frontier.waits == [pytest.approx(calls.MAX_WAIT, abs=1)]
+
+
+def test_calls_for_work_that_find_no_place_to_wait_are_answered_all_the_same(frontier: FakeFrontier) -> None:
+    with patch.object(manager, "_PLACES", 1):
+        tasks = TaskQueue(frontier)
+    lent, frontier.waiting = frontier.waiting, []
+    first = threading.Thread(target=tasks.lease, args=("first", ["image"], 1, 60.0, 10.0))
+    first.start()
+    with frontier.changed:
+        assert frontier.changed.wait_for(lambda: len(frontier.waits) == 1, 5)
+    assert tasks.lease("second", ["image"], 1, 60.0, 0.05).state == "wait"
+    assert frontier.waits[1:] == [0.0, 0.0]  # one look on its way in, one on its way out
+    frontier.put(lent)
+    first.join()
+    assert tasks.lease("third", ["image"], 1, 60.0, 5.0).state == "work"
 
 
 def test_work_leased_to_a_worker_that_is_gone_is_taken_back_at_once(serve: Serve) -> None:
@@ -252,15 +270,27 @@ def test_a_crowd_of_silent_strangers_does_not_keep_workers_out(serve: Serve, fro
         stranger.close()
 
 
-def test_connections_over_the_cap_are_closed_with_a_log_line(
+def test_workers_that_do_not_fit_all_at_once_are_served_all_the_same(serve: Serve, frontier: FakeFrontier) -> None:
+    server = serve(frontier, connections=1)
+    join = join_for(server.address)
+    with closing(RemoteFrontier(join)) as first, closing(RemoteFrontier(join)) as second:
+        assert [worker.stats().waiting for worker in (first, second, first)] == [5, 5, 5]
+
+
+def test_nobody_has_to_go_who_is_at_work(
     serve: Serve, frontier: FakeFrontier, caplog: pytest.LogCaptureFixture
 ) -> None:
+    frontier.waiting = []
     server = serve(frontier, connections=1)
     with Caller(server) as caller:
-        with socket.create_connection(server.listener.address, timeout=5) as late:
-            assert read_to_end(late) == b""
-        assert caller.call(None, "dummy", [], {}) == ("#RETURN", None)
-    assert "there are 1 already" in caplog.text
+        caller.channel.send((TASKS, "lease", ["me", ["image"], 1, 60.0, 20.0], {}))
+        with frontier.changed:
+            assert frontier.changed.wait_for(lambda: frontier.waits, 5)
+        with Caller(server) as late, pytest.raises((EOFError, OSError)):
+            late.call(None, "dummy", [], {})
+        frontier.put([Request(url="http://a.test/1.jpg", kind="image")])
+        assert caller.answer()[0] == "#RETURN"
+    assert "all of 1 connections are at work" in caplog.text
 
 
 def test_a_two_gibibyte_frame_is_refused_before_and_after_the_handshake(serve: Serve, frontier: FakeFrontier) -> None:
@@ -287,6 +317,7 @@ def test_the_server_survives_a_lack_of_descriptors_and_threads(
             raise troubles.pop()
         return accept()
 
+    monkeypatch.setattr(server.listener, "accept_more", lambda: None)
     monkeypatch.setattr(server.listener, "accept", failing_accept)
     with socket.create_connection(server.listener.address):  # ends the accept that is under way
         pass

@@ -6,8 +6,11 @@ import msgspec
 import pytest
 
 from crawler.engines.calls import RESULTS, TASKS, read_call, write_call
+from crawler.engines.manager import ResultQueue
 from crawler.errors import MessageError
-from crawler.model import ImageRecord, Outcome
+from crawler.model import ImageRecord, Outcome, Request, RobotsRules
+from tests.engines.fake_frontier import FakeFrontier
+from tests.engines.served import served
 
 SHA = "ab" * 32
 GOOD = ImageRecord(
@@ -59,3 +62,39 @@ def test_anything_else_is_refused(lie: dict[str, Any]) -> None:
 def test_a_name_that_is_not_a_workers_is_refused(name: str) -> None:
     with pytest.raises(MessageError):
         read_call(write_call(TASKS, "hello", (name, 1)))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "complaint"),
+    [
+        ([Outcome(status="done", discovered=(Request(url="u"),) * 15_000)] * 2, "more than 20000 requests"),
+        ([Outcome(status="done", discovered=(Request(url="u"),) * 20_001)], "length <= 20000"),
+        ([Outcome(status="done", discovered=(Request(url="u", title="t" * 70_000),))], "Request is too long"),
+        ([Outcome(status="done", record=ImageRecord(url="u", alt="t" * 70_000))], "ImageRecord is too long"),
+        ([Outcome(status="done", robots=RobotsRules(text="t" * 5_000_000))], "RobotsRules is too long"),
+        ([Outcome(status="done", robots=RobotsRules(sitemaps=("",) * 1_001))], "length <= 1000"),
+        ([Outcome(status="done", token="9" * 5_000)], "length <= 128"),
+    ],
+)
+def test_what_would_unfold_to_too_much_is_refused(outcomes: list[Outcome], complaint: str) -> None:
+    with pytest.raises(MessageError, match=complaint):
+        read_call(write_call(RESULTS, "put", ("w1", tuple(outcomes), ())))
+
+
+def test_the_rules_that_a_request_for_robots_txt_carries_are_no_part_of_its_own_length() -> None:
+    carried = Request(url="http://a.example/robots.txt", kind="robots", rules=RobotsRules(text="Allow: /\n" * 100_000))
+    call = write_call(RESULTS, "put", ("w1", (Outcome(status="moved", token="t", successor=carried),), ()))
+    _, _, (_, (arrived,), _) = read_call(call)
+    assert arrived.successor == carried
+
+
+class LongRecords(FakeFrontier):
+    def records(self, after: int, limit: int) -> tuple[tuple[int, ImageRecord], ...]:
+        return tuple((n, ImageRecord(url="u", alt="a" * 60_000)) for n in range(after + 1, after + limit + 1))
+
+
+def test_an_answer_of_records_ends_before_it_is_too_long_and_the_rest_is_asked_for_again() -> None:
+    first = ResultQueue(LongRecords()).records(0, 1_000)
+    assert 4 * 2**20 < sum(len(record.alt) for _, record in first) < 8 * 2**20
+    with served(LongRecords()) as remote:
+        assert [number for number, _ in remote.records(0, 300)] == list(range(1, 301))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from crawler.engines import wire
+from crawler.engines import calls, wire
+from crawler.engines.calls import TASKS
 from crawler.engines.client import RemoteFrontier
 from crawler.engines.join import new_key, read_join, write_join
 from crawler.engines.manager import QueueManager
@@ -19,7 +20,7 @@ from crawler.errors import AccessError, ConfigError, CrawlerError, NetworkError,
 from crawler.frontier.base import PROTOCOL
 from tests.engines.conftest import Serve, join_for
 from tests.engines.fake_frontier import FakeFrontier
-from tests.engines.relay import Relay
+from tests.engines.relay import Injector, Relay
 
 AUTHKEY = join_for(("127.0.0.1", 1)).authkey
 
@@ -173,6 +174,20 @@ def test_a_relay_that_passes_on_everything_sees_ciphertext_only(
     seen = relay.from_master + relay.from_worker
     words = [word for word in (b"#CHALLENGE#", b"worker-1", b"http://a.test/4.jpg") if word in seen]
     assert len(words) == (0 if cert else 3)
+
+
+def test_a_relay_that_injects_a_call_after_the_handshake_is_heard_in_the_clear_only(
+    serve: Serve, frontier: FakeFrontier, cert: Certificate | None
+) -> None:
+    server = serve(frontier, tls=cert)
+    call = calls.write_call(TASKS, "stats", ())
+    with (
+        Injector(server.address, len(call).to_bytes(4, "big") + call) as relay,
+        closing(RemoteFrontier(join_for(relay.address, cert=cert.pem if cert else ""))) as remote,
+    ):
+        assert remote.stats().waiting == 5  # worker and master have met
+        relay.is_time.set()
+    assert (b"waiting" in relay.answer) is (cert is None)
 
 
 def test_a_master_under_tls_greets_nobody_in_the_clear(

@@ -203,6 +203,9 @@ def _greet(server: socket.socket) -> None:
 
 
 def test_small_frames_are_not_held_back(ends: tuple[Channel, socket.socket]) -> None:
+    ends[1].shutdown(socket.SHUT_WR)
+    with pytest.raises(EOFError):
+        wire.admit(ends[0], b"k" * 32)
     with socket.socket(fileno=socket.dup(ends[0].fileno())) as same:
         assert same.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert same.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
