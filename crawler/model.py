@@ -49,6 +49,11 @@ _StoreId = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{16})?\Z")]
 _StorePath = Annotated[str, Meta(pattern=r"\A(?:images/[0-9a-f]{2}/[0-9a-f]{64}\.[a-z0-9]{1,8})?\Z")]
 
 
+#: What is counted, and seconds: never negative, never NaN or infinite, never more than a database column holds.
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
+_Seconds = Annotated[float, Meta(ge=0, le=2**53)]
+
+
 class Request(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What to visit. Its identity is ``(kind, url)``; the rest is how it was found and where it stands."""
 
@@ -58,13 +63,13 @@ class Request(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     #: Where to fetch instead of ``url``, after redirects; empty: ``url`` itself.
     target: str = ""
     #: Redirects followed so far.
-    hops: int = 0
+    hops: _Count = 0
     #: Links between the seed and here; an image has the depth of its page.
-    depth: int = 0
+    depth: _Count = 0
     #: For ``part``: documents between the page and it, 1 for a style sheet, 2 for one that this imports.
-    nesting: int = 0
+    nesting: _Count = 0
     #: Greater goes first, with ``--order priority``.
-    priority: int = 0
+    priority: Annotated[int, Meta(ge=-(2**53), le=2**53)] = 0
     #: Seed URL that this branch of the crawl began with; scope is measured against it.
     seed: str = ""
     #: URL of the page that names it; empty for seeds and lists.
@@ -86,15 +91,15 @@ class Request(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     #: Address or name of its licence, as far as the page tells.
     license: str = ""
     #: Pixels of the page that it is to cover; 0: not declared.
-    declared_width: int = 0
-    declared_height: int = 0
+    declared_width: _Count = 0
+    declared_height: _Count = 0
     #: The other columns of the list that names it, as a JSON object; empty: there are none.
     columns: str = ""
     #: For ``robots``: the rules found so far, while another file of the origin is asked for.
     rules: "RobotsRules | None" = None
     #: For ``list``: what its lines are, and the byte to read on from.
     entries: Kind = "page"
-    offset: int = 0
+    offset: _Count = 0
 
     @property
     def location(self) -> str:
@@ -167,11 +172,11 @@ class RobotsRules(Struct, frozen=True, gc=False, kw_only=True):
     #: False: the file could not be had for now, so the origin must not be visited (RFC 9309 §2.3.1.4).
     reachable: bool = True
     #: Seconds between requests that the file asks for, if it does.
-    crawl_delay: float | None = None
+    crawl_delay: _Seconds | None = None
     #: URLs of the ``Sitemap:`` lines.
     sitemaps: Annotated[tuple[str, ...], Meta(max_length=MAX_SITEMAPS)] = ()
     #: Seconds for which this may be believed.
-    lifetime: float = 86_400.0
+    lifetime: _Seconds = 86_400.0
 
 
 class ImageRecord(Struct, frozen=True, gc=False, kw_only=True):
@@ -196,27 +201,27 @@ class ImageRecord(Struct, frozen=True, gc=False, kw_only=True):
     #: Address or name of its licence, as far as the page tells.
     license: str = ""
     #: Pixels of the page that it is to cover; 0: not declared.
-    declared_width: int = 0
-    declared_height: int = 0
+    declared_width: _Count = 0
+    declared_height: _Count = 0
     #: The other columns of the list that names it, as a JSON object; empty: there are none.
     columns: str = ""
     #: Id of the store that has the file (``store.json``), and the file's path in it.
     store: str = ""
     path: str = ""
     sha256: str = ""
-    bytes: int = 0
+    bytes: _Count = 0
     format: str = ""
     #: Pixels.
-    width: int = 0
-    height: int = 0
-    http_status: int = 0
-    attempts: int = 0
+    width: _Count = 0
+    height: _Count = 0
+    http_status: _Count = 0
+    attempts: _Count = 0
     worker: str = ""
     #: Time of the verdict, seconds since the epoch.
-    fetched_at: float = 0.0
+    fetched_at: _Seconds = 0.0
     #: Seconds that the last attempt took.
-    elapsed: float = 0.0
-    depth: int = 0
+    elapsed: _Seconds = 0.0
+    depth: _Count = 0
 
 
 class Outcome(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -233,19 +238,19 @@ class Outcome(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     #: ``moved``: the request as it goes on (another target, another offset); same kind and url.
     successor: Request | None = None
     #: ``retry``: not before so many seconds; None: the frontier's back-off decides.
-    retry_in: float | None = None
+    retry_in: _Seconds | None = None
     #: What was learned of the host: seconds it asked us to stay away, whether it is overloaded, seconds per request.
-    host_wait: float | None = None
+    host_wait: _Seconds | None = None
     overloaded: bool = False
-    latency: float = 0.0
+    latency: _Seconds = 0.0
     #: What did not answer at all: the host (no connection could be made), or the name servers of the worker's box.
     down: Literal["", "host", "resolver"] = ""
     #: For ``robots`` requests: the rules.
     robots: RobotsRules | None = None
     #: For ``list`` requests: lines that were no URL.
-    rejected: int = 0
+    rejected: _Count = 0
     #: Bytes that came over the network.
-    received: int = 0
+    received: _Count = 0
     #: Whether the picture's bytes were new to the worker's store.
     stored: bool = False
 
@@ -338,7 +343,7 @@ class FrontierStats(Struct, frozen=True, kw_only=True):
     #: The same for the robots.txt of origins that could not be had.
     robots_reasons: dict[str, int] = {}
     #: Bytes of saved images, each counted once.
-    bytes: int = 0
+    bytes: _Count = 0
     #: Hosts seen, and hosts with something waiting.
     hosts: int = 0
     hosts_waiting: int = 0
