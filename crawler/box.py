@@ -3,6 +3,7 @@
 import logging
 import platform
 import re
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -93,7 +94,7 @@ class Download:
             name = worker_name(store, slot)
             about = about_this_box()
             # What earlier lives have finished is told before what they held is given to others.
-            self._settings = self._frontier.hello(name, PROTOCOL, structs.replace(about, stays=True))
+            self._settings = self._frontier.hello(name, PROTOCOL, structs.replace(about, stays=True, life=""))
             warn_of_release(self._settings.pop("release", ""))
             self._tell_what_is_left(name, slot)
             self._frontier.hello(name, PROTOCOL, about)
@@ -245,7 +246,7 @@ def about_this_box() -> About:
     python = platform.python_version()
     words = (re.sub(r"[^ -~]", "?", text)[:64] for text in (__version__, system, python))
     release, system, python = words
-    return About(release=release, system=system, python=python, wall=time.time())
+    return About(release=release, system=system, python=python, wall=time.time(), life=secrets.token_hex(8))
 
 
 def worker_name(store: LocalStore, slot: int) -> str:

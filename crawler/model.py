@@ -285,6 +285,8 @@ class About(Struct, frozen=True, kw_only=True, omit_defaults=True):
     wall: float = 0.0
     #: Whether it says so again in the same life, to a master that has forgotten it: what it holds stays its own.
     stays: bool = False
+    #: Names this life of it, so that a hello that is heard twice frees nothing the second time; empty: it has no name.
+    life: str = ""
 
 
 class WorkerStats(Struct, frozen=True, kw_only=True):

@@ -74,7 +74,7 @@ class _Hello(Struct, frozen=True, array_like=True):
 
     def __post_init__(self) -> None:
         about = self.about
-        if not all(_WORDS.fullmatch(text) for text in (about.release, about.system, about.python)):
+        if not all(_WORDS.fullmatch(text) for text in (about.release, about.system, about.python, about.life)):
             raise ValueError("a worker's words about itself must be short and printable")
         if not 0 <= about.wall < _INT64:
             raise ValueError("a worker's clock is out of range")

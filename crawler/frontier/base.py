@@ -31,7 +31,7 @@ class Frontier(Protocol):
     """The eight methods behind which every queue stands."""
 
     def hello(self, worker: str, protocol: int, about: About = ...) -> dict[str, Any]:
-        """Announce a worker and its box; frees whatever an earlier life of it held. Returns the crawl's settings.
+        """Announce a worker and its box; frees what an earlier life of it held. Returns the crawl's settings.
 
         Raises:
             AccessError: the protocol versions differ.

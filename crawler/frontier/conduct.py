@@ -19,6 +19,8 @@ class Conduct(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     latency: float = 0.0
     #: Before this time nobody visits: the host asked for it, or it is down.
     blocked_until: float = 0.0
+    #: Seconds from when that was learned; it lasts no longer, even where a clock was set meanwhile.
+    wait: float = 0.0
     #: Complaints of overload in a row.
     complaints: int = 0
     #: Looks in a row at which it was down; above 0, it is looked at with one request at a time.
@@ -38,9 +40,10 @@ def learn(known: Conduct, outcome: Outcome, row: int, now: float, draw: float) -
         level = max(1, known.complaints + (known.blocked_until <= now))
         wait = overload_delay(level, draw) if outcome.host_wait is None else min(outcome.host_wait, MAX_WAIT)
         until = max(known.blocked_until, now + wait)
-        return structs.replace(known, complaints=level, blocked_until=until, outages=0, missed=())
+        return structs.replace(known, complaints=level, blocked_until=until, wait=until - now, outages=0, missed=())
     if outcome.latency > 0:
-        return Conduct(latency=smooth(known.latency, outcome.latency), blocked_until=known.blocked_until)
+        latency = smooth(known.latency, outcome.latency)
+        return Conduct(latency=latency, blocked_until=known.blocked_until, wait=known.wait)
     return known
 
 
@@ -51,7 +54,8 @@ def _missed(known: Conduct, row: int, now: float) -> Conduct:
     if len(missed) < MISSES and not known.outages:
         return structs.replace(known, missed=missed)
     outages = known.outages + 1
-    return structs.replace(known, blocked_until=now + outage_delay(outages), outages=outages, missed=())
+    wait = outage_delay(outages)
+    return structs.replace(known, blocked_until=now + wait, wait=wait, outages=outages, missed=())
 
 
 def is_news(kept: Conduct, known: Conduct) -> bool:

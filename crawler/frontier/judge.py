@@ -214,7 +214,7 @@ class Judge:
             number = self._ledger.record(entry, ruling.record)
         elif request.kind == "robots":
             rules, place = outcome.robots or _UNREACHABLE, self._schedule.origin(origin(request.url))
-            lifetime = politeness.rules_lifetime(rules.lifetime)
+            lifetime = politeness.rules_lifetime(rules.lifetime, self._schedule.gap(place.host))
             self._ledger.save_rules(place.name, rules, self._wall() + lifetime)
             ruling.effect = partial(self._schedule.set_rules, place, rules, now + lifetime)
         self._ledger.settle(entry.row, reason, number)

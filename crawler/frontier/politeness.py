@@ -23,6 +23,8 @@ LATENCY_FACTOR = 2.0
 MAX_WAIT = 86_400.0
 #: Bounds of the time for which robots.txt is believed, seconds (RFC 9309 §2.4: a day at most).
 MIN_RULES_LIFETIME, MAX_RULES_LIFETIME = 60.0, 86_400.0
+#: Visits of a host for which its rules hold at least, so that a slow one is asked for more than its rules.
+_VISITS_PER_RULES = 10
 #: Part of its gap for which a host's next turn of the same kind lets turns of another kind go first.
 COURTESY = 0.25
 #: Longest back-off, seconds; first and longest time for which a host that is down is left alone.
@@ -111,9 +113,9 @@ def smooth(latency: float, seconds: float) -> float:
     return seconds if latency == 0 else 0.8 * latency + 0.2 * seconds
 
 
-def rules_lifetime(seconds: float) -> float:
-    """Seconds for which robots.txt is believed that asks to be believed for ``seconds``."""
-    return min(max(seconds, MIN_RULES_LIFETIME), MAX_RULES_LIFETIME)
+def rules_lifetime(seconds: float, gap: float = 0.0) -> float:
+    """Seconds for which robots.txt is believed that asks to be believed for ``seconds``, on a host of that gap."""
+    return min(max(seconds, MIN_RULES_LIFETIME, _VISITS_PER_RULES * gap), MAX_RULES_LIFETIME)
 
 
 def _power_of_two(exponent: int) -> float:

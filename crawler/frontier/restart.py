@@ -39,7 +39,7 @@ def _restore_hosts(ledger: Ledger, schedule: Schedule, now: float, wall: float) 
     for name, rules, until in ledger.rules():
         schedule.set_rules(schedule.origin(name), rules, now + min(until - wall, rules.lifetime))
     for key, conduct in ledger.conducts():
-        until = now + min(conduct.blocked_until - wall, MAX_WAIT)
+        until = now + min(conduct.blocked_until - wall, conduct.wait)
         host = schedule.host(key)
         host.conduct = host.kept = msgspec.structs.replace(conduct, blocked_until=until)
     for name in ledger.origins():

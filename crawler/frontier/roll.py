@@ -32,6 +32,8 @@ class _Member:
     joined: float | None = None
     #: Whether it said hello to this life of the frontier.
     is_announced: bool = False
+    #: Name of the life that it began last, as far as it was told.
+    life: str = ""
     about: About = field(default_factory=About)
     clock_ahead: float = 0.0
 
@@ -57,8 +59,13 @@ class Roll:
         """It begins a life; it was heard of before."""
         member = self._members[worker]
         member.joined = now if not about.stays else member.joined
+        member.life = about.life or member.life
         member.about, member.clock_ahead = about, clock_ahead
         member.is_announced, member.is_leaving = True, False
+
+    def begins(self, worker: str, about: About) -> bool:
+        """Whether it says so for the first time in a life, in which it holds nothing yet; it was heard of before."""
+        return not about.stays and (not about.life or about.life != self._members[worker].life)
 
     def is_new(self, worker: str, now: float, seconds: float) -> bool:
         """Whether it began this life so lately that leases of so many seconds can't have been lost since."""

@@ -102,9 +102,9 @@ class SqliteFrontier:
             raise AccessError(f"{worker} speaks protocol {protocol}, the master {PROTOCOL}: upgrade the {side}")
         with self._changed:
             now = self._note(worker)
-            self._roll.join(worker, about, now, clock_ahead=about.wall - self._wall() if about.wall else 0.0)
-            for turn in self._leases.of(worker) if not about.stays else ():
+            for turn in self._leases.of(worker) if self._roll.begins(worker, about) else ():
                 self._lose(turn, now)
+            self._roll.join(worker, about, now, clock_ahead=about.wall - self._wall() if about.wall else 0.0)
             self._changed.notify_all()
         return dict(self._settings)
 

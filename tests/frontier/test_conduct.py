@@ -41,7 +41,7 @@ def after(*outcomes: Outcome, now: float = 100.0, known: Conduct | None = None) 
 
 
 def test_an_answer_tells_how_fast_the_host_is_and_that_it_is_well() -> None:
-    assert after(BUSY, DOWN, WELL) == Conduct(latency=0.5, blocked_until=103.0)
+    assert after(BUSY, DOWN, WELL) == Conduct(latency=0.5, blocked_until=103.0, wait=3.0)
 
 
 def test_complaints_of_one_burst_are_one() -> None:

@@ -1,6 +1,7 @@
 """What every implementation promises of hosts: rules, pace, order, and when a crawl is over."""
 
 import pytest
+from msgspec import structs
 
 from crawler.frontier.politeness import Policy
 from crawler.model import Grant, Kind, Outcome, Request, RobotsRules
@@ -247,7 +248,20 @@ def test_robots_txt_that_can_be_had_again_is_no_failure(make: Make, clock: FakeC
     assert frontier.stats().robots_reasons == {}
 
 
-@pytest.mark.parametrize("lifetime", [-1.0, 0.0, 1e18])
+def test_a_slow_host_is_visited_for_more_than_its_rules(make: Make, clock: FakeClock) -> None:
+    frontier = make(Policy(delay=1.0))
+    frontier.put(images(3))
+    rules, visited = RobotsRules(crawl_delay=300.0, lifetime=0.0), list[str]()
+    for _ in range(12):
+        grant = lease(frontier)
+        outcomes = [structs.replace(outcome, robots=rules if outcome.robots else None) for outcome in done(grant)]
+        frontier.complete("w1", outcomes, turn_ids(grant))
+        visited += urls(grant)
+        clock.go(400.0)
+    assert {"http://a.example/0.jpg", "http://a.example/1.jpg", "http://a.example/2.jpg"} <= set(visited)
+
+
+@pytest.mark.parametrize("lifetime", [0.0, 1e15])
 def test_no_lifetime_of_rules_makes_them_useless_or_eternal(make: Make, clock: FakeClock, lifetime: float) -> None:
     frontier = make(Policy(delay=0.0))
     frontier.put(images(2))

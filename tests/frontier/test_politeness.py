@@ -218,5 +218,9 @@ def test_rules_live_neither_for_a_moment_nor_for_ever(asked: float, wanted: floa
     assert rules_lifetime(asked) == wanted
 
 
+def test_rules_outlive_some_visits_of_the_slowest_host() -> None:
+    assert rules_lifetime(0.0, MAX_CRAWL_DELAY) > 5 * MAX_CRAWL_DELAY
+
+
 def test_courtesy_costs_a_host_less_than_its_gap() -> None:
     assert 0.0 < COURTESY < 0.5  # a request starts half a gap after the last at the earliest

@@ -238,6 +238,17 @@ def test_a_wall_clock_that_is_set_stops_nothing(open_file: Open, clock: FakeCloc
     assert len(work_off(again)) == 2
 
 
+@pytest.mark.parametrize("years", [-1, 1])
+def test_a_host_that_asked_for_nothing_is_not_shut_by_a_clock(open_file: Open, clock: FakeClock, years: int) -> None:
+    frontier = open_file()
+    frontier.put(images(2))
+    grant = lease(frontier, limit=1)
+    frontier.complete("w1", done(grant, latency=0.5), turn_ids(grant))
+    frontier.close()
+    again = open_file(wall=lambda: clock() + years * 3.2e7)
+    assert len(work_off(again)) == 1
+
+
 def test_a_retry_s_wait_goes_on(open_file: Open, clock: FakeClock) -> None:
     frontier = open_file()
     frontier.put([image()])

@@ -85,6 +85,16 @@ def test_whoever_was_too_late_is_told_that_the_copy_is_too_many_and_nothing_more
     assert frontier.complete("slow", [own], turn_ids(late)) == (Verdict(state="duplicate", is_spare=True),)
 
 
+def test_a_hello_that_is_heard_twice_frees_nothing(frontier: SqliteFrontier) -> None:
+    frontier.put([image()])
+    frontier.hello("w1", PROTOCOL, About(life="a"))
+    held = tokens(lease(frontier))
+    frontier.hello("w1", PROTOCOL, About(life="a"))
+    assert frontier.extend("w1", held, 120.0).lost == ()
+    frontier.hello("w1", PROTOCOL, About(life="b"))
+    assert frontier.extend("w1", held, 120.0).lost == tuple(held)
+
+
 def test_two_boxes_of_one_name_are_worth_a_word(frontier: SqliteFrontier, caplog: pytest.LogCaptureFixture) -> None:
     frontier.hello("box/1", PROTOCOL)
     held = tokens(lease(frontier, worker="box/1", limit=1))
