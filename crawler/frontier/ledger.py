@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 WAITING, DONE, FAILED = 0, 1, 2
 #: Kinds in the order of their numbers in the tables.
 KINDS: tuple[Kind, ...] = ("page", "image", "robots", "list", "part")
+_NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
 
 
 class Entry(NamedTuple):
@@ -150,14 +151,14 @@ class Ledger:
                 wanted.setdefault(self._hash(request), (request, place))
         for known in self._requests.find(wanted) if wanted else ():
             del wanted[known]
-        entries = []
-        for hashed, (request, place) in wanted.items():
-            row = self._last = self._last + 1
-            kind, number = KINDS.index(request.kind), self._origin_id(place)
+        entries, rows, data = [], self._due[_ADD], self._due[_ADD_DATA]
+        for row, (hashed, (request, place)) in enumerate(wanted.items(), self._last + 1):
+            kind, number = _NUMBERS[request.kind], self._origin_id(place)
+            rows.append((row, hashed, kind, number, request.priority, request.is_seed))
+            data.append((row, _encode(request)))
             entries.append(Entry(row, request, WAITING, 0, "", place, 0))
-            self._later(_ADD, row, hashed, kind, number, request.priority, request.is_seed)
-            self._later("INSERT INTO request_data VALUES (?,?)", row, _encode(request))
             self._requests.add(hashed, row)
+        self._last += len(wanted)
         return entries
 
     def find(self, request: Request) -> Entry | None:
@@ -396,7 +397,11 @@ def place_of(request: Request) -> str:
     Raises:
         ValueError: it is no http(s) URL.
     """
-    return "" if request.kind == "list" else _origin("/".join(request.location.split("/", 3)[:3]))
+    if request.kind == "list":
+        return ""
+    url = request.location
+    end = url.find("/", 8)  # past the two of the scheme, and one letter at least
+    return _origin(url[:end] if end > 0 else url)
 
 
 @lru_cache(maxsize=32_768)  # a wide crawl goes round its hosts, and parsing is dear
@@ -409,6 +414,7 @@ def _origin(beginning: str) -> str:
 
 #: What every canonical URL is made of.
 _CANONICAL = re.compile(r"[!-;=?-~]+")
+_ADD_DATA = "INSERT INTO request_data VALUES (?,?)"
 _ADD = "INSERT INTO request VALUES (?,?,?,?,?,?,0,0,0.0,'',0)"
 _SELECT_BY_ROW = (
     "SELECT id, data, state, attempts, reason, origin, record FROM request JOIN request_data USING (id)"
