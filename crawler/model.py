@@ -349,6 +349,8 @@ class FrontierStats(Struct, frozen=True, kw_only=True):
     #: Hosts seen, and hosts with something waiting.
     hosts: int = 0
     hosts_waiting: int = 0
+    #: Those of them that are down, as far as is known.
+    hosts_down: int = 0
     #: The only host with something waiting and the gap in seconds it must keep, where that limits the crawl.
     limiting_host: str = ""
     limiting_gap: float = 0.0

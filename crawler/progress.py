@@ -160,7 +160,7 @@ class Console:
         if images.total and rate:
             times += f"<{clock_time((images.total - settled) / rate)}"
         silence = describe_silence(stats)
-        pages.text = f"{visited}/{found}  hosts {stats.hosts}{f'; {silence}' if silence else _limit(stats)}"
+        pages.text = f"{visited}/{found}  {_hosts(stats)}{f'; {silence}' if silence else _limit(stats)}"
         counts = f"ok {stats.success}  dup {stats.duplicate}  fail {stats.failed}"
         images.text = f"{settled}/{stats.discovered} [{times}, {_rates(rate, speed)}]  {counts}"
         pages.refresh()
@@ -225,7 +225,7 @@ def describe_counts(stats: FrontierStats) -> str:
     return (
         f"pages {visited}/{found}, images {stats.success + stats.duplicate + stats.failed}/{stats.discovered}: "
         f"{stats.success} saved, {stats.duplicate} duplicate, {stats.failed} failed, {stats.leased} in work, "
-        f"{stats.waiting} waiting; hosts {stats.hosts}{_limit(stats)}{f'; {silence}' if silence else ''}"
+        f"{stats.waiting} waiting; {_hosts(stats)}{_limit(stats)}{f'; {silence}' if silence else ''}"
     )
 
 
@@ -262,6 +262,10 @@ def clock_time(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+def _hosts(stats: FrontierStats) -> str:
+    return f"hosts {stats.hosts}{f', {stats.hosts_down} down' if stats.hosts_down else ''}"
 
 
 def _limit(stats: FrontierStats) -> str:

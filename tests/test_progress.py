@@ -132,6 +132,10 @@ def test_the_host_that_limits_is_named_with_what_lifts_it(gap: float, shown: str
     )
 
 
+def test_hosts_that_are_down_are_counted() -> None:
+    assert "; hosts 3, 2 down;" in describe_counts(FrontierStats(hosts=3, hosts_down=2)) + ";"
+
+
 def test_a_host_without_a_gap_limits_nothing() -> None:
     stats = msgspec.structs.replace(WALKING, limiting_host="a.example")
     assert "a.example" not in describe_counts(stats)

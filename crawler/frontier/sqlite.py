@@ -190,6 +190,7 @@ class SqliteFrontier:
                 bytes=tally.bytes,
                 hosts=sum(1 for key in self._schedule.hosts if key),
                 hosts_waiting=len(waiting_hosts),
+                hosts_down=sum(host.conduct.outages > 0 for host in waiting_hosts),
                 limiting_host=alone.key if alone else "",
                 limiting_gap=self._schedule.gap(alone) if alone else 0.0,
                 bad_lines=tally.bad_lines,

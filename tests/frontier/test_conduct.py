@@ -121,14 +121,14 @@ def test_a_host_that_is_down_is_left_alone_and_nobody_is_charged(make: Make, clo
     frontier.put([image("http://b.example/1.jpg")])
     assert urls(lease(frontier)) == ["http://b.example/1.jpg"]
     clock.go(29)
-    assert urls(lease(frontier)) == []
+    assert (urls(lease(frontier)), frontier.stats().hosts_down) == ([], 1)
     clock.go(1)
     look = lease(frontier)
     assert len(urls(look)) == 1
     assert urls(lease(frontier)) == []  # one look at a time
     frontier.complete("w1", done(look, latency=0.1), turn_ids(look))
     assert len(urls(lease(frontier))) >= 12
-    assert frontier.stats().failed == 0
+    assert (frontier.stats().failed, frontier.stats().hosts_down) == (0, 0)
 
 
 def test_attempts_of_an_outage_are_not_counted(make: Make, clock: FakeClock) -> None:
