@@ -5,12 +5,11 @@ Exit codes: 0 done, 1 internal error, 2 usage or settings, 3 disk, 4 network, 5 
 resumable. What is imported here is imported for ``--help``; everything heavy comes with the command that needs it.
 """
 
-import hashlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from types import FrameType
@@ -22,7 +21,7 @@ from crawler import __version__
 from crawler.errors import ConfigError, CrawlerError, NetworkError
 from crawler.logs import printable
 from crawler.logs import set_up as set_up_logs
-from crawler.options import about_crawl, about_output, about_this_box, option
+from crawler.options import about_crawl, about_output, about_settings, about_this_box, option
 
 _log = logging.getLogger(__name__)
 
@@ -153,6 +152,25 @@ def resume(directory: Path) -> int:
     return _order(directory, "resume")
 
 
+@cli.command(short_help="Try again what has failed.")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--only", multiple=True, metavar="REASON,…", help="What failed so; http-5xx is a class of them.")
+@about_settings
+@about_this_box
+@about_output
+def retry(directory: Path, only: tuple[str, ...], **flags: Any) -> int:
+    """Put back what has failed, and go on with the crawl as before: with downloads here, or for downloaders that join.
+
+    Without --only that is what failed for a reason that may have passed: of the network, of a busy or broken host, of a
+    box of ours; not what the site, its content or the settings have decided.
+    """
+    from crawler.retry import named
+
+    reasons = named(only) if only else frozenset()
+    nothing: dict[str, Any] = {"urls": (), "inputs": (), "images": ()}
+    return _crawl({**flags, **nothing, "output": directory}, downloads_here=None, retries=reasons)
+
+
 @cli.command(short_help="Prove that a crawl's books agree, and hash every file.")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--store", "stores", multiple=True, type=click.Path(path_type=Path), help="A store to look at, too.")
@@ -262,12 +280,12 @@ def _tell(text: str) -> None:
         click.echo(text, err=True)
 
 
-def _crawl(flags: dict[str, Any], *, downloads_here: bool) -> int:
-    """The body of ``run`` and ``harvest``."""
+def _crawl(flags: dict[str, Any], *, downloads_here: bool | None, retries: frozenset[str] | None = None) -> int:
+    """The body of ``run``, ``harvest`` and, with the reasons of what is to be tried again, ``retry``."""
     from crawler.config import settings_for
     from crawler.crawl import Crawl
     from crawler.progress import Console, describe_summary
-    from crawler.seeds import Source
+    from crawler.seeds import Source, list_files
 
     output: Path = flags.pop("output")
     quiet, verbose, debug = flags.pop("quiet"), flags.pop("verbose"), flags.pop("debug")
@@ -276,7 +294,7 @@ def _crawl(flags: dict[str, Any], *, downloads_here: bool) -> int:
     config, changes = settings_for(output, flags, config_file)
     if (*inputs, *images).count("-") > 1:
         raise ConfigError("standard input can be read only once: write - for -i or for --images, not for both")
-    source = Source(seeds=urls, seed_lists=_files(inputs, output), image_lists=_files(images, output))
+    source = Source(seeds=urls, seed_lists=list_files(inputs, output), image_lists=list_files(images, output))
     crawl = Crawl(
         output, config, view=console, on_open=lambda: set_up_logs(output, quiet=quiet, verbose=verbose, debug=debug)
     )
@@ -284,10 +302,10 @@ def _crawl(flags: dict[str, Any], *, downloads_here: bool) -> int:
     if changes:
         console.say(f"Settings changed since the last time: {changes}")
     try:
-        summary = crawl.run(source, downloads_here=downloads_here)
+        summary = crawl.run(source, downloads_here=downloads_here, retries=retries)
     finally:
         console.close()
-    _tell(describe_summary(summary, "run" if downloads_here else "harvest"))
+    _tell(describe_summary(summary, "run" if crawl.downloads_here else "harvest"))
     if summary.complaint:
         _complain(summary.complaint, 0)
     return summary.exit_code
@@ -395,25 +413,3 @@ def _handle_signals(interrupt: Callable[[], None]) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), handle)
-
-
-def _files(names: tuple[str, ...], output: Path) -> tuple[Path, ...]:
-    """List files; standard input is kept in the crawl's directory first, so that a restart can go on reading."""
-    return tuple(_spooled(output) if name == "-" else Path(name) for name in names)
-
-
-def _spooled(output: Path) -> Path:
-    """Standard input as a file named by its content, so that the same input again is the same list."""
-    from crawler.storage import disk_faults, write_file
-
-    digest = hashlib.sha256()
-
-    def pieces() -> Iterator[bytes]:
-        while sys.stdin and (piece := sys.stdin.buffer.read(65_536)):
-            digest.update(piece)
-            yield piece
-
-    draft = output / "stdin.txt"
-    write_file(draft, pieces(), sync=True)
-    with disk_faults(draft):
-        return draft.replace(output / f"stdin-{digest.hexdigest()[:16]}.txt")

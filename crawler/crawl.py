@@ -26,6 +26,7 @@ from crawler.engines.tls import ensure_certificate
 from crawler.engines.wire import format_address, parse_address
 from crawler.errors import ConfigError, CrawlerError, DiskError
 from crawler.fleet import introduce
+from crawler.frontier.again import PutBack
 from crawler.frontier.base import PROTOCOL, Frontier
 from crawler.frontier.ledger import sound_place
 from crawler.frontier.politeness import Policy
@@ -36,6 +37,7 @@ from crawler.logs import printable
 from crawler.manifest import ManifestWriter
 from crawler.model import FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, Verdict, WorkerStats
 from crawler.policy import policy
+from crawler.retry import put_back_in
 from crawler.seeds import Source
 from crawler.shelf import Shelf
 from crawler.storage import LocalStore, disk_faults, write_file
@@ -58,6 +60,8 @@ _SILENCE = 3.0
 _PAGE = 1_000
 #: Seconds for which a check of the database may hold up the start before it goes on beside the work.
 _HEAD_START = 0.25
+#: Name of what the ledger knows of the last master: whether it downloaded here, too.
+_HERE = "downloads-here"
 #: Names of the workers inside the master.
 _HARVESTER, _THREADS = "harvester", "downloader"
 
@@ -75,10 +79,16 @@ class _Frontier(SqliteFrontier):
         with telling_damage(path, is_opening=True):
             super().__init__(path, policy, settings=settings)
 
-    def mark(self, *, is_at_work: bool) -> None:
+    def mark(self, *, is_at_work: bool, downloads_here: bool) -> None:
         """A master begins to work on it, or has ended well."""
         with self._noting(), self._changed, self._ledger.transaction():
             self._ledger.set_meta(MARK, b"1" if is_at_work else b"")
+            self._ledger.set_meta(_HERE, b"1" if downloads_here else b"")
+
+    @property
+    def downloaded_here(self) -> bool:
+        """Whether the last master has, or there was none."""
+        return self._ledger.get_meta(_HERE) != b""
 
     def records(self, after: int, limit: int) -> tuple[tuple[int, ImageRecord], ...]:
         with self._noting():
@@ -128,8 +138,11 @@ class Crawl:
         self.config = config
         self._view = view or Silence()
         self._on_open = on_open or _do_nothing
+        #: Whether the downloaders are ours.
+        self.downloads_here = True
         self._interrupts = 0
         self._is_resumed = False
+        self._put_back: PutBack | None = None
         #: Clock time before which the end is not the end.
         self._stays_until = 0.0
         self._frontier: _Frontier | None = None
@@ -144,8 +157,16 @@ class Crawl:
         """The join file."""
         return self.output / "join"
 
-    def run(self, source: Source, *, downloads_here: bool = True) -> Summary:
-        """Crawl to the end, or until interrupted; with ``downloads_here`` false, downloaders join from elsewhere.
+    def run(
+        self, source: Source, *, downloads_here: bool | None = True, retries: frozenset[str] | None = None
+    ) -> Summary:
+        """Crawl to the end, or until interrupted.
+
+        Args:
+            source: what to begin with, or to add.
+            downloads_here: false: downloaders join from elsewhere; None: as it was the last time.
+            retries: put back first what has failed for these reasons (`crawler.retry`); where nothing waits then, that
+                is all. Empty: the reasons that may have passed.
 
         Raises:
             CrawlerError: whatever stops a crawl early; it can be gone on with.
@@ -153,17 +174,23 @@ class Crawl:
         requests = source.requests()
         started = time.monotonic()
         with ExitStack() as stack:
-            frontier = self._open(stack, requests)
+            frontier = self._open(stack, requests, retries)
+            self.downloads_here = frontier.downloaded_here if downloads_here is None else downloads_here
+            if self._put_back is not None and not self._put_back.is_waiting:
+                return Summary(stats=frontier.stats(), output=self.output, elapsed=time.monotonic() - started)
             manifest = ManifestWriter(self.output)
             stack.callback(manifest.close)
-            manifest.resume(frontier.records, is_ours=self._is_resumed)
+            if self._put_back is not None and self._put_back.requests:
+                manifest.rewrite(frontier.records)
+            else:
+                manifest.resume(frontier.records, is_ours=self._is_resumed)
             stack.enter_context(self._life(frontier, manifest))
             server = self._serve(frontier, stack)
             write_file(self.output / CRAWL_FILE, [self.config.to_toml().encode()], sync=True)  # they proved to work
-            self._engines = [self._harvest(frontier, stack), self._downloads(frontier, stack, here=downloads_here)]
-            if self._is_resumed and not downloads_here:
+            self._engines = [self._harvest(frontier, stack), self._downloads(frontier, stack)]
+            if self._is_resumed and not self.downloads_here:
                 self._stays_until = time.monotonic() + _RETURN
-            self._greet(server, downloads_here=downloads_here)
+            self._greet(server)
             try:
                 for engine in self._engines:
                     engine.start()
@@ -189,10 +216,12 @@ class Crawl:
 
     # opening ------------------------------------------------------------------------------------------------------
 
-    def _open(self, stack: ExitStack, requests: Sequence[Request]) -> _Frontier:
+    def _open(self, stack: ExitStack, requests: Sequence[Request], retries: frozenset[str] | None) -> _Frontier:
         """Own the directory, open its frontier, and put what the crawl begins with."""
         path = self.output / "frontier.sqlite"
         known = path.exists()
+        if not known and retries is not None:
+            raise ConfigError(f"{self.output} is no crawl: there is no frontier.sqlite in it")
         if not known and not requests:
             raise ConfigError(f"nothing to do: {self.output} is no crawl yet; name a URL, -i FILE or --images FILE")
         if not known and (self.output / "store.json").exists():
@@ -205,6 +234,10 @@ class Crawl:
         LocalStore(self.output).clear_parts()
         self._check = Check(path)
         stack.callback(self._check.stop)
+        if retries is not None:
+            self._check.wait(_HEAD_START)
+            patience = self.config.crawl.patience
+            self._put_back = put_back_in(self.output, retries, patience=patience, say=self._view.say)
         frontier = _Frontier(path, policy(self.config), settings={**self.config.shared(), "release": __version__})
         stack.callback(frontier.close)
         self._frontier = frontier
@@ -228,7 +261,7 @@ class Crawl:
     @contextmanager
     def _life(self, frontier: _Frontier, manifest: ManifestWriter) -> Iterator[None]:
         """Whoever finds the mark that is set in here knows that it has not ended well: not with all in its files."""
-        frontier.mark(is_at_work=True)
+        frontier.mark(is_at_work=True, downloads_here=self.downloads_here)
         try:
             yield
         finally:
@@ -236,7 +269,7 @@ class Crawl:
         self._check.refuse_damage()
         self._pump(frontier, manifest)  # what came before the queue was closed
         if self._check.is_done:  # else the next one has to look
-            frontier.mark(is_at_work=False)
+            frontier.mark(is_at_work=False, downloads_here=self.downloads_here)
 
     def _serve(self, frontier: Frontier, stack: ExitStack) -> Server:
         """Serve the queue where it was served before, with the same key and certificate, and write the join file."""
@@ -267,10 +300,10 @@ class Crawl:
         frontier.hello(_HARVESTER, PROTOCOL, about_this_box())
         return ThreadEngine(worker)
 
-    def _downloads(self, frontier: Frontier, stack: ExitStack, *, here: bool) -> Engine:
+    def _downloads(self, frontier: Frontier, stack: ExitStack) -> Engine:
         """Where this crawl's downloaders live."""
         workers, box = self.config.box.processes, self.config.box
-        if not here:
+        if not self.downloads_here:
             return Elsewhere()
         if workers:
             return ProcessEngine(self.join, self.output, count=workers, options=["-t", str(box.threads)])
@@ -288,9 +321,9 @@ class Crawl:
             with suppress(CrawlerError):  # what it died of is known by now, or no longer matters
                 engine.wait(_FAREWELL)
 
-    def _greet(self, server: Server, *, downloads_here: bool) -> None:
+    def _greet(self, server: Server) -> None:
         _log.info("action=start output=%s queue=%s", self.output, format_address(server.listener.address))
-        if not downloads_here:
+        if not self.downloads_here:
             self._on_join = lambda worker: self._view.say(introduce(worker))
             self._view.say(f"Queue on {format_address(server.listener.address)}. Start downloaders with:")
             self._view.say(f"    crawler download {shlex.quote(str(self.join))} -o pictures")

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from io import FileIO
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -79,10 +80,7 @@ class ManifestWriter:
         rows = _survey(self.manifest, _url_of_row)
         lines = _survey(self.results, _url_of_line)
         if is_ours and rows.count and not records(rows.count - 1, 1):
-            raise DiskError(
-                f"{self.manifest} has records that frontier.sqlite has lost: put back a copy of that, or rename the"
-                " manifest to go on with what is left"
-            )
+            raise self._lost()
         if (rows.count, rows.url) != (lines.count, lines.url) or not _agrees(rows, records):
             _log.info("writing the manifest anew", extra={"action": "rewrite"})
             self.rewrite(records)
@@ -91,6 +89,26 @@ class ManifestWriter:
         _cut(self.results, lines)
         self.last = rows.count
         return self.last
+
+    def cut(self, number: int, last: int) -> None:
+        """Keep so many lines, as the records behind them are about to change; `rewrite` is to follow.
+
+        Durable when it returns, so that what is left agrees with the records before and after the change.
+
+        Raises:
+            DiskError: the files have more lines than ``last``, the number of the last record; or the disk refuses.
+        """
+        self.close()
+        if _survey(self.manifest, _url_of_row).count > last:
+            raise self._lost()
+        for path in (self.manifest, self.results):
+            _keep(path, number)
+
+    def _lost(self) -> DiskError:
+        return DiskError(
+            f"{self.manifest} has records that frontier.sqlite has lost: put back a copy of that, or rename the"
+            " manifest to go on with what is left"
+        )
 
     @property
     def is_torn(self) -> bool:
@@ -196,6 +214,13 @@ def _cut(path: Path, found: _Survey) -> None:
     if found.torn:
         with disk_faults(path):
             os.truncate(path, found.end)
+
+
+def _keep(path: Path, number: int) -> None:
+    """Keep the first lines of a file, durably."""
+    with disk_faults(path, FileNotFoundError), suppress(FileNotFoundError), path.open("r+b") as file:
+        file.truncate(sum(map(len, islice(file, number))))
+        os.fsync(file.fileno())
 
 
 def _agrees(found: _Survey, records: Records) -> bool:

@@ -71,19 +71,7 @@ about_this_box = _group(
     option("-w", "--workers", type=int, help="Downloader processes here; 0: threads of this one. [cores, at most 4]"),
     option("-t", "--threads", type=int, help="Downloads at a time in each process. [16]"),
 )
-about_crawl = _group(
-    click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path),
-        default=Path("out"),
-        show_default=True,
-        help="Directory of the crawl; the same one goes on where it stopped.",
-    ),
-    click.option(
-        "-i", "--input", "inputs", multiple=True, metavar="FILE", help="File of seed URLs; -: standard input."
-    ),
-    click.option("--images", multiple=True, metavar="FILE", help="File of image URLs; -: standard input."),
+about_settings = _group(
     option("-d", "--depth", type=int, help="Links to follow from a seed. [20]"),
     option("-n", "--max-images", type=int, help="Stop after so many saved images."),
     option("--max-pages", type=int, help="Stop walking after so many pages."),
@@ -116,4 +104,19 @@ about_crawl = _group(
     option("--tls", type=click.Choice(["auto", "always"]), help="Encrypt the queue: off loopback, or always. [auto]"),
     click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings file. [crawler.toml]"),
     click.option("--json", "as_json", is_flag=True, help="Results as JSON rows on standard output."),
+)
+about_crawl = _group(
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        default=Path("out"),
+        show_default=True,
+        help="Directory of the crawl; the same one goes on where it stopped.",
+    ),
+    click.option(
+        "-i", "--input", "inputs", multiple=True, metavar="FILE", help="File of seed URLs; -: standard input."
+    ),
+    click.option("--images", multiple=True, metavar="FILE", help="File of image URLs; -: standard input."),
+    about_settings,
 )

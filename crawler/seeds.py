@@ -1,7 +1,10 @@
 """What a crawl begins with: seeds as people type them, and lists of URLs in files."""
 
 import difflib
+import hashlib
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -10,6 +13,7 @@ from crawler.errors import ConfigError
 from crawler.harvest.finds import seed_request
 from crawler.harvest.lists import check_list
 from crawler.model import Request
+from crawler.storage import disk_faults, write_file
 from crawler.urls import canonicalize, resolve
 
 #: A scheme, well or badly spelt; digits behind the colon make it a host with a port.
@@ -61,3 +65,23 @@ def _list_url(path: Path, entries: str) -> str:
     except OSError as error:
         raise ConfigError(f"can't read the list {path}: {error.strerror}") from error
     return f"{path.resolve().as_uri()}?{entries}&{state.st_size}&{state.st_mtime_ns}"
+
+
+def list_files(names: tuple[str, ...], output: Path) -> tuple[Path, ...]:
+    """List files; standard input is kept in the crawl's directory first, so that a restart can go on reading."""
+    return tuple(_spooled(output) if name == "-" else Path(name) for name in names)
+
+
+def _spooled(output: Path) -> Path:
+    """Standard input as a file named by its content, so that the same input again is the same list."""
+    digest = hashlib.sha256()
+
+    def pieces() -> Iterator[bytes]:
+        while sys.stdin and (piece := sys.stdin.buffer.read(65_536)):
+            digest.update(piece)
+            yield piece
+
+    draft = output / "stdin.txt"
+    write_file(draft, pieces(), sync=True)
+    with disk_faults(draft):
+        return draft.replace(output / f"stdin-{digest.hexdigest()[:16]}.txt")

@@ -29,7 +29,7 @@ FLOORS: list[dict[str, str]] = [
     {"frontier": "frontier", "harvest": "harvest", "download": "download"},
     {"worker": "worker", "turn": "worker", "reach": "worker", "engines": "engines"},
     dict.fromkeys(["config", "seeds", "box", "crawl", "progress", "report", "dashboard"], "roof")
-    | dict.fromkeys(["audit", "books", "control", "view", "fleet", "policy", "preview", "walker"], "roof")
+    | dict.fromkeys(["audit", "books", "control", "view", "fleet", "policy", "preview", "retry", "walker"], "roof")
     | dict.fromkeys(["demo", "showcase", "logs", "options", "cli", "__main__"], "roof"),
 ]
 #: Who walks pages and where does not know what is in the wings, only the seam of the one it asks for work.

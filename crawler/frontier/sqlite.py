@@ -322,6 +322,7 @@ class SqliteFrontier:
         if reasons:
             entries = [entry for entry in self._ledger.get(list(reasons)).values() if entry.state == WAITING]
             self._finish_all([(entry, reasons[entry.row] or entry.reason or "internal") for entry in entries])
+            self._leases.let_go(self._leases.losses.keys() & reasons.keys())  # one that is put back begins anew
             self._schedule.drop(reasons)
 
     def _next_event(self, kinds: Sequence[Kind], now: float) -> float:
