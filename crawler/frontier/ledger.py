@@ -87,6 +87,7 @@ class Ledger:
         self._due: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
         #: First copies that a transaction has asked for: SHA-256 → store and path; None: there is none.
         self._copies: dict[str, tuple[str, str] | None] = {}
+        self._keys: dict[str, int] = {}
         self._db = open_tables(path)
         try:
             with disk_errors(self._where):
@@ -112,7 +113,7 @@ class Ledger:
         and lets another thread in. Reads within the transaction do not see them yet.
         """
         before, self._new_origins = (self._last, self._last_record), []
-        self._due, self._copies = defaultdict(list), {}
+        self._due, self._copies, self._keys = defaultdict(list), {}, {}
         with disk_errors(self._where):
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -216,6 +217,7 @@ class Ledger:
         """Look up the first copies of these bytes together, before `first_copy` asks for one after the other."""
         wanted = {self._key(sha256): sha256 for sha256 in sha256s}
         self._copies |= dict.fromkeys(wanted.values())
+        self._keys |= {sha256: key for key, sha256 in wanted.items()}
         found = self._firsts.find(wanted)
         for (data,) in self._rows(_SELECT_RECORDS, _json(list(found.values()))) if found else ():
             first = _RECORD.decode(data)
@@ -236,7 +238,9 @@ class Ledger:
     def record(self, entry: Entry, record: ImageRecord) -> int:
         """Write the manifest row of a request, in place of any that it had; returns its number."""
         row = self._last_record = self._last_record + 1
-        copy = self._key(record.sha256) if record.status == "success" else None
+        copy = None
+        if record.status == "success":
+            copy = self._keys.get(record.sha256) or self._key(record.sha256)
         self._later(_WRITE_RECORD, row, entry.row, record.status, record.bytes, record.store, copy)
         self._later("INSERT INTO record_data VALUES (?,?)", row, _encode(record))
         if copy is not None:

@@ -9,6 +9,7 @@ import math
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,13 +19,14 @@ from crawler.errors import AccessError, DiskError
 from crawler.frontier.base import PROTOCOL
 from crawler.frontier.budget import Budget
 from crawler.frontier.journal import Journal
-from crawler.frontier.judge import Judge, Ruling, anew, told, verdict_on
+from crawler.frontier.judge import Judge, anew
 from crawler.frontier.leases import Leases, OpenTurn, soonest_loss
 from crawler.frontier.ledger import DONE, FAILED, WAITING, Entry, Ledger
 from crawler.frontier.politeness import Policy
 from crawler.frontier.restart import take_up
 from crawler.frontier.roll import Roll
 from crawler.frontier.schedule import Schedule, Share
+from crawler.frontier.settle import Call, Settler
 from crawler.frontier.tally import Tally
 from crawler.model import (
     About,
@@ -39,7 +41,6 @@ from crawler.model import (
     Request,
     Turn,
     Verdict,
-    VerdictState,
 )
 
 _log = logging.getLogger(__name__)
@@ -48,8 +49,6 @@ _log = logging.getLogger(__name__)
 _LONGEST_NAP = 1.0
 #: Kinds in the order in which one call for work is served.
 _SERVED: tuple[Kind, ...] = ("robots", "list", "part", "page", "image")
-#: Kinds that a worker's outcome may bring: no list from the master's disk.
-_FOUND: tuple[Kind, ...] = ("page", "image", "part")
 #: What is known of a worker that says nothing of its box.
 _UNKNOWN = About()
 
@@ -90,6 +89,9 @@ class SqliteFrontier:
             self._schedule.room = self._budget.host_room
             self._judge = Judge(self._policy, ledger, self._schedule, self._tally, self._budget, wall=wall, dice=dice)
             self._roll = Roll()
+            self._settler = Settler(ledger, self._leases, self._judge, self._tally, self._roll, self._enlist)
+            #: Calls of `complete` that nobody has settled yet.
+            self._calls: deque[Call] = deque()
             self._draining = self._paused = self._closed = False
             take_up(ledger, self._schedule, self._leases, self._tally, now=clock(), wall=wall())
             stack.pop_all()
@@ -150,13 +152,12 @@ class SqliteFrontier:
         return Renewal(lost=tuple(lost), quiet=quiet)
 
     def complete(self, worker: str, outcomes: Sequence[Outcome], ended_turns: Sequence[str]) -> tuple[Verdict, ...]:
-        with self._changed:
-            now = self._note(worker)
-            verdicts = self._settle(worker, outcomes, now) if outcomes else ()
-            known = [turn for name in dict.fromkeys(ended_turns) if (turn := self._leases.turns.get(name))]
-            self._end([turn for turn in known if turn.worker == worker], now)
-            self._changed.notify_all()
-        return verdicts
+        call = Call(worker, outcomes, ended_turns)
+        self._calls.append(call)
+        with self._changed:  # whoever has the lock next settles all that came meanwhile
+            if not call.is_answered:
+                self._answer_calls()
+        return call.answer()
 
     def records(self, after: int, limit: int) -> tuple[tuple[int, ImageRecord], ...]:
         with self._changed:
@@ -366,58 +367,31 @@ class SqliteFrontier:
 
     # settling -----------------------------------------------------------------------------------------------------
 
-    def _settle(self, worker: str, outcomes: Sequence[Outcome], now: float) -> tuple[Verdict, ...]:
-        verdicts: list[tuple[VerdictState, int]] = []
-        judged: dict[int, tuple[Entry, Outcome]] = {}
-        for outcome in outcomes:
-            row, turn = self._leases.check(worker, outcome.token)
-            entry = turn.entries[row] if turn else self._ledger.get([row]).get(row)
-            state = verdict_on(entry, outcome, is_held=turn is not None, is_judged=row in judged)
-            if entry is not None and state == "accepted":
-                judged[row] = (entry, outcome)
-            verdicts.append((state, row))
-        found = [new for _, outcome in judged.values() for new in outcome.discovered if new.kind in _FOUND]
-        found += [new for entry, outcome in judged.values() for new in self._judge.sitemaps(entry, outcome)]
-        rejected = sum(max(0, outcome.rejected) for _, outcome in judged.values())
-        known = self._judge.learn(judged, now)
-        rulings: dict[int, Ruling] = {}
-        with self._ledger.transaction():
-            effects = self._judge.keep(known, now)
-            effects += [self._tally.count_bad_lines(rejected)] if rejected else []
-            added = self._ledger.add(found)
-            self._ledger.recall_copies(outcome.record.sha256 for _, outcome in judged.values() if outcome.record)
-            for row, (entry, outcome) in judged.items():
-                rulings[row] = self._judge.apply(entry, outcome, worker, now)
-            added += self._ledger.add(ruling.instead for ruling in rulings.values() if ruling.instead)
-        self._leases.let_go(judged)
-        for effect in effects:
-            effect()
-        for ruling in rulings.values():
-            self._judge.conclude(ruling)
-        self._enlist(added)
-        self._roll.credit(worker, sum(ruling.is_final for ruling in rulings.values()), now)
-        return tuple(
-            self._answer(
-                worker, outcome, state, rulings[row].record if state == "accepted" else self._known(state, row)
-            )
-            for outcome, (state, row) in zip(outcomes, verdicts, strict=True)
-        )
+    def _answer_calls(self) -> None:
+        """Settle every call that has come meanwhile, in one transaction."""
+        calls, now = list(self._calls), self._clock()
+        for call in calls:
+            self._roll.heard(call.worker, now)
+        try:
+            self._settler.settle(calls, now)
+        except DiskError as error:
+            for call in calls:
+                call.error = error
+        except Exception:  # noqa: BLE001  # one of them is to blame, and the others are not
+            for call in calls:
+                self._settle_alone(call, now)
+        for call in calls:
+            self._calls.popleft()  # only now: if we are interrupted, somebody else settles them
+            if call.error is None:
+                known = [turn for name in dict.fromkeys(call.ended_turns) if (turn := self._leases.turns.get(name))]
+                self._end([turn for turn in known if turn.worker == call.worker], now)
+        self._changed.notify_all()
 
-    def _known(self, state: VerdictState, row: int) -> ImageRecord | None:
-        """The manifest row of an outcome that is told again, or that somebody else was faster with."""
-        return self._ledger.record_of(row) if state == "duplicate" else None
-
-    def _answer(self, worker: str, outcome: Outcome, state: VerdictState, record: ImageRecord | None) -> Verdict:
-        if record is None:
-            return Verdict(state=state)
-        is_spare = False
-        if outcome.record is not None and outcome.record.path and (state, record.status) != ("accepted", "success"):
-            first = self._ledger.store_of(outcome.record.sha256)
-            is_elsewhere = first not in ("", outcome.record.store)
-            is_spare = is_elsewhere and self._roll.is_near(self._tally.stores.get(first, ""), self._clock())
-        if record.worker != worker:
-            return Verdict(state=state, is_spare=is_spare)
-        return told(state, record, is_spare=is_spare)
+    def _settle_alone(self, call: Call, now: float) -> None:
+        try:
+            self._settler.settle([call], now)
+        except Exception as error:  # noqa: BLE001  # raised by `complete`, in the thread whose call it is
+            call.error = error
 
     # memory -------------------------------------------------------------------------------------------------------
 

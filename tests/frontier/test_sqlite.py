@@ -17,6 +17,7 @@ from crawler.frontier.ledger import Ledger
 from crawler.frontier.politeness import Policy
 from crawler.frontier.sqlite import SqliteFrontier
 from crawler.frontier.tables import SCHEMA
+from crawler.model import Outcome, VerdictState
 from tests.frontier.disk import counts, failing, failing_ledger
 from tests.frontier.fakes import (
     OPEN,
@@ -34,6 +35,7 @@ from tests.frontier.fakes import (
     urls,
     work_off,
 )
+from tests.processes import wait_until
 
 #: One turn at a time, no gap.
 SINGLE = Policy(robots=False, delay=0.0, per_host=1)
@@ -352,3 +354,57 @@ def test_keys_of_a_failed_transaction_are_forgotten_even_as_they_are_written(
     assert [entry.row for entry in again] == [4, 5]
     assert [ledger.find(entry.request) for entry in first + again] == first + again
     ledger.close()
+
+
+# --- calls that come together
+
+
+def together(frontier: SqliteFrontier, calls: list[tuple[str, list[Outcome]]]) -> list[tuple[VerdictState, ...] | str]:
+    """Complete all of them while nobody is let in, so that one settles all; the states of each, or its error."""
+
+    def complete(call: tuple[str, list[Outcome]]) -> tuple[VerdictState, ...] | str:
+        try:
+            return states(frontier.complete(call[0], call[1], ()))
+        except Exception as error:  # noqa: BLE001  # is what this returns
+            return f"{type(error).__name__}: {error}"
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        with frontier._changed:
+            futures = [pool.submit(complete, call) for call in calls]
+            wait_until(lambda: len(frontier._calls) == len(calls), "all calls have come")
+        return [future.result() for future in futures]
+
+
+def test_calls_that_come_together_are_settled_in_one_transaction(path: Path) -> None:
+    frontier = SqliteFrontier(path, OPEN)
+    frontier.put(images(12))
+    grants = [lease(frontier, worker=f"w{n}", limit=3) for n in range(4)]
+    commits: list[str] = []
+    frontier._ledger._db.set_trace_callback(lambda query: commits.append(query) if query == "COMMIT" else None)
+    told = [(f"w{n}", done(grant)) for n, grant in enumerate(grants)]
+    assert together(frontier, [*told, told[0]]) == [("accepted",) * 3] * 4 + [("duplicate",) * 3]
+    assert len(commits) == 1
+    assert (frontier.stats().success, frontier.stats().leased) == (12, 0)
+    frontier.close()
+
+
+def test_a_full_disk_is_told_to_all_who_came_together(path: Path) -> None:
+    frontier = SqliteFrontier(path, OPEN)
+    frontier.put(images(6))
+    calls = [(f"w{n}", done(lease(frontier, worker=f"w{n}", limit=3))) for n in range(2)]
+    with failing(frontier):
+        answers = together(frontier, calls)
+    assert all(isinstance(answer, str) and answer.startswith("DiskError: no space left") for answer in answers)
+    assert together(frontier, calls) == [("accepted",) * 3] * 2
+    frontier.close()
+
+
+def test_a_call_that_can_t_be_settled_costs_only_itself(path: Path) -> None:
+    frontier = SqliteFrontier(path, OPEN)
+    frontier.put(images(6))
+    bad, good = [(f"w{n}", done(lease(frontier, worker=f"w{n}", limit=3))) for n in range(2)]
+    nonsense = [msgspec.structs.replace(bad[1][0], record=msgspec.structs.replace(saved(image()), sha256=7))]
+    answers = together(frontier, [("w0", nonsense), good])
+    assert isinstance(answers[0], str) and answers[1] == ("accepted",) * 3
+    assert frontier.stats().success == 3
+    frontier.close()
