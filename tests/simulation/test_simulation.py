@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from crawler.frontier import politeness, sqlite
+from crawler.frontier import politeness, settle
 from crawler.frontier.leases import Leases
 from crawler.frontier.schedule import Schedule
 from crawler.model import Lease, Outcome, Request, Turn
@@ -79,7 +79,7 @@ def _nothing(*arguments: Any, **fields: Any) -> None:
 @pytest.mark.parametrize(
     "breach",
     [
-        pytest.param(_break(sqlite, "verdict_on", lambda *_, **__: "accepted"), id="a late verdict counts"),
+        pytest.param(_break(settle, "verdict_on", lambda *_, **__: "accepted"), id="a late verdict counts"),
         pytest.param(_break(Schedule, "rest", _nothing), id="a host that was visited does not rest"),
         pytest.param(_break(Shelf, "keep", _nothing), id="a file is told before it is flushed"),
         pytest.param(_break(Leases, "charge", lambda *_: 3), id="one loss makes poison"),
