@@ -281,7 +281,7 @@ class About(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Such as ``Linux 6.1`` or ``Windows 11``, and the version of Python.
     system: str = ""
     python: str = ""
-    #: Its wall clock, seconds since the epoch.
+    #: Its wall clock when this life of it began, seconds since the epoch; of two lives, the later one counts.
     wall: float = 0.0
     #: Whether it says so again in the same life, to a master that has forgotten it: what it holds stays its own.
     stays: bool = False

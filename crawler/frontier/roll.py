@@ -56,8 +56,10 @@ class Roll:
             self._forget(now)
 
     def join(self, worker: str, about: About, now: float, *, clock_ahead: float) -> None:
-        """It begins a life; it was heard of before."""
+        """It begins a life, unless a later one has begun already; it was heard of before."""
         member = self._members[worker]
+        if _is_late(about, member):
+            return
         member.joined = now if not about.stays else member.joined
         member.life = about.life or member.life
         member.about, member.clock_ahead = about, clock_ahead
@@ -65,7 +67,8 @@ class Roll:
 
     def begins(self, worker: str, about: About) -> bool:
         """Whether it says so for the first time in a life, in which it holds nothing yet; it was heard of before."""
-        return not about.stays and (not about.life or about.life != self._members[worker].life)
+        member = self._members[worker]
+        return not about.stays and not _is_late(about, member) and (not about.life or about.life != member.life)
 
     def is_new(self, worker: str, now: float, seconds: float) -> bool:
         """Whether it began this life so lately that leases of so many seconds can't have been lost since."""
@@ -138,3 +141,8 @@ class Roll:
             )
             for name, member in self._members.items()
         )
+
+
+def _is_late(about: About, member: _Member) -> bool:
+    """Whether it is of a life before the one that has begun: a network may keep words longer than a worker lives."""
+    return 0 < about.wall < member.about.wall

@@ -95,6 +95,15 @@ def test_a_hello_that_is_heard_twice_frees_nothing(frontier: SqliteFrontier) -> 
     assert frontier.extend("w1", held, 120.0).lost == tuple(held)
 
 
+def test_a_hello_that_comes_after_that_of_the_next_life_frees_nothing(frontier: SqliteFrontier) -> None:
+    frontier.hello("w1", PROTOCOL, About(life="b", wall=20.0))
+    held = tokens(lease(frontier))
+    frontier.hello("w1", PROTOCOL, About(life="a", wall=10.0))
+    assert frontier.extend("w1", held, 120.0).lost == ()
+    frontier.hello("w1", PROTOCOL, About(life="b", wall=20.0))
+    assert frontier.extend("w1", held, 120.0).lost == ()
+
+
 def test_two_boxes_of_one_name_are_worth_a_word(frontier: SqliteFrontier, caplog: pytest.LogCaptureFixture) -> None:
     frontier.hello("box/1", PROTOCOL)
     held = tokens(lease(frontier, worker="box/1", limit=1))

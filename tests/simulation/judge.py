@@ -11,7 +11,7 @@ from typing import Any
 
 from crawler.frontier.politeness import Policy
 from crawler.frontier.sqlite import SqliteFrontier
-from crawler.model import REASONS, Grant, ImageRecord, Kind, Outcome, Request, Verdict
+from crawler.model import REASONS, About, Grant, ImageRecord, Kind, Outcome, Request, Verdict
 from crawler.urls import host_key, origin
 from tests.simulation.loop import Loop
 from tests.simulation.manners import Manners
@@ -40,7 +40,7 @@ class Judge:
         self._most: Counter[tuple[Kind, str]] = Counter()
         self._all: Counter[tuple[Kind, str]] = Counter()
         #: Workers and the lives that they began.
-        self._lives: set[tuple[str, str]] = set()
+        self._lives: dict[str, float] = {}
         self._has_ended = False
         self.lease_seconds = 0.0
         self.verdicts: Counter[str] = Counter()
@@ -84,7 +84,7 @@ class Judge:
         elif method == "put" and result is not None:
             self._rules(arguments[0], arguments[1], result)
         elif method == "hello" and result is not None and not arguments[2].stays:
-            self._check_hello(frontier, arguments[0], arguments[2].life)
+            self._check_hello(frontier, arguments[0], arguments[2])
         self._read_on(frontier)
         if not isinstance(result, Grant) or result.state != "wait":
             self._count(frontier)
@@ -126,11 +126,11 @@ class Judge:
             if request.kind == "image" and verdict.status is None and outcome.status == "done":
                 raise AssertionError(f"{request.url} is settled without a record")
 
-    def _check_hello(self, frontier: SqliteFrontier, worker: str, life: str) -> None:
-        self._loop.note(f"hello of {worker}, life {life}")
-        if (worker, life) in self._lives:
-            return  # heard twice
-        self._lives.add((worker, life))
+    def _check_hello(self, frontier: SqliteFrontier, worker: str, about: About) -> None:
+        self._loop.note(f"hello of {worker}, life {about.life}")
+        if about.wall <= self._lives.get(worker, 0.0):
+            return  # heard twice, or after the next one
+        self._lives[worker] = about.wall
         held = sum(each.leases for each in frontier.stats().workers if each.name == worker)
         if held:
             raise AssertionError(f"{worker} begins a life, and its last one still holds {held} requests")

@@ -139,7 +139,7 @@ class Life:
         self.name, self.process, self._way, self._kinds, self._settings = name, process, way, kinds, settings
         self._loop, self._web, self._manners, self._shelf = loop, web, manners, shelf
         self._wall, self._on_end = wall, on_end
-        self._about = About(life=f"{name} {process.life}")
+        self._about = About(life=f"{name} {process.life}", wall=1.0 + process.life)
         self._held: dict[str, Held] = {}
         self._shunned: dict[str, float] = {}
         self._busy = 0
