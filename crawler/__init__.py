@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from crawler.engines.manager import QueueManager as QueueManager
     from crawler.errors import CrawlerError as CrawlerError
     from crawler.errors import InvalidImage as InvalidImage
+    from crawler.guard import Guard as Guard
     from crawler.harvest.parse import extract as extract
     from crawler.harvest.srcset import parse_srcset as parse_srcset
     from crawler.robots import robots_allowed as robots_allowed
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "CrawlerError": "errors",
     "Downloader": "download.downloader",
+    "Guard": "guard",
     "InvalidImage": "errors",
     "LocalStore": "storage",
     "QueueManager": "engines.manager",

@@ -21,6 +21,7 @@ from crawler.engines.join import read_join
 from crawler.errors import ConfigError, DiskError, MessageError
 from crawler.fetcher import Limits
 from crawler.frontier.base import PROTOCOL, Frontier
+from crawler.guard import Guard, told
 from crawler.lock import try_to_own
 from crawler.model import About, GrantState, Kind
 from crawler.robots import RobotsHandler
@@ -68,7 +69,10 @@ class Download:
         known = read_join(join)
         known = known.at(connect) if connect else known
         self._join = known
+        self._guard = Guard(allow_private=config.box.allow_private)
         self._settings: dict[str, Any] = {}
+        #: Whether the master may visit hosts that we may not: then what their robots.txt says is not ours to find out.
+        self._is_outside = False
         #: What the workers of before have done, those that went by older settings.
         self._done = WorkerProgress()
         self._frontier = RemoteFrontier(
@@ -96,12 +100,13 @@ class Download:
             # What earlier lives have finished is told before what they held is given to others.
             self._settings = self._frontier.hello(name, PROTOCOL, structs.replace(about, stays=True, life=""))
             warn_of_release(self._settings.pop("release", ""))
+            self._take_exemptions(self._settings)
             self._tell_what_is_left(name, slot)
             self._frontier.hello(name, PROTOCOL, about)
             while True:
-                settings = self._settings
-                self.state = self._work(name, slot, settings)
-                if settings == self._settings or self._stop.is_set():
+                terms = self._settings, self._is_outside
+                self.state = self._work(name, slot, self._settings)
+                if terms == (self._settings, self._is_outside) or self._stop.is_set():
                     return self.state
 
     def _work(self, name: str, slot: int, settings: dict[str, Any]) -> GrantState:
@@ -109,7 +114,9 @@ class Download:
         own = {"box": to_builtins(self._config.box)}
         config = CrawlConfig.load(("the master's settings", settings), ("this box", own))
         shelf = self._take_shelf(config, name, slot)
-        worker, fetcher = build_downloader(name, self._frontier, config, shelf)
+        worker, fetcher = build_downloader(
+            name, self._frontier, config, shelf, self._guard, asks_robots=not self._is_outside
+        )
         self._worker = worker
         try:
             return "draining" if self._stop.is_set() else worker.run()
@@ -121,11 +128,23 @@ class Download:
     def _renew(self, settings: dict[str, Any]) -> None:
         """The master was started again: where it has other settings, the worker gives way to one that goes by them."""
         settings.pop("release", "")
+        was_outside = self._is_outside
+        self._take_exemptions(settings)
         if settings != self._settings:
             _log.warning("the master has other settings now; going on with them")
+        if (settings, self._is_outside) != (self._settings, was_outside):
             self._settings = settings
             if self._worker is not None:
                 self._worker.stop()
+
+    def _take_exemptions(self, settings: dict[str, Any]) -> None:
+        """The private hosts that the crawl's seeds name are permitted where the master is on this very machine."""
+        found = told(settings)
+        settings.pop("exempt", None)
+        if self._frontier.is_local:
+            self._guard.exempt(found)
+        else:
+            self._is_outside = bool(found) and not self._config.box.allow_private
 
     def _refuse_others(self) -> None:
         """Refuse the directory of another crawl: its master would not know these pictures."""
@@ -192,7 +211,7 @@ def worker_settings(config: CrawlConfig, *, threads: int) -> WorkerSettings:
     )
 
 
-def build_fetcher(config: CrawlConfig) -> RequestsFetcher:
+def build_fetcher(config: CrawlConfig, guard: Guard) -> RequestsFetcher:
     """A fetcher that keeps the time-outs of the settings; no request outlives half a lease."""
     fetch = config.fetch
     limits = Limits(
@@ -200,15 +219,15 @@ def build_fetcher(config: CrawlConfig) -> RequestsFetcher:
         first_byte=fetch.first_byte_timeout,
         total=min(fetch.total_timeout, config.queue.lease / 2),
     )
-    return RequestsFetcher(limits, config.politeness.agent, contact=config.politeness.contact)
+    return RequestsFetcher(limits, config.politeness.agent, contact=config.politeness.contact, guard=guard)
 
 
 def build_downloader(
-    name: str, frontier: Frontier, config: CrawlConfig, shelf: Shelf
+    name: str, frontier: Frontier, config: CrawlConfig, shelf: Shelf, guard: Guard, *, asks_robots: bool = True
 ) -> tuple[Worker, RequestsFetcher]:
     """A worker that puts pictures on ``shelf``, and the fetcher that its owner closes."""
     download = config.download
-    fetcher = build_fetcher(config)
+    fetcher = build_fetcher(config, guard)
     downloader = Downloader(
         fetcher,
         shelf.store,
@@ -217,8 +236,9 @@ def build_downloader(
         min_size=download.min_size,
         agent=config.politeness.agent,
     )
-    robots = RobotsHandler(fetcher, config.politeness.agent, tdm=config.politeness.tdmrep)
-    handlers: dict[Kind, Handler] = {"image": downloader, "robots": robots}
+    handlers: dict[Kind, Handler] = {"image": downloader}
+    if asks_robots:
+        handlers["robots"] = RobotsHandler(fetcher, config.politeness.agent, tdm=config.politeness.tdmrep)
     settings = worker_settings(config, threads=config.box.threads)
     return Worker(name, frontier, handlers, settings, keeper=shelf, abort=fetcher.abort), fetcher
 

@@ -128,6 +128,8 @@ class BoxSettings(Struct, frozen=True, kw_only=True):
     threads: int = 16
     #: Seconds that a downloader waits for its master at first.
     wait: float = 60.0
+    #: Whether pictures may come from private addresses, those of metadata services apart.
+    allow_private: bool = False
 
     @property
     def processes(self) -> int:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,17 @@ from crawler.engines.manager import QueueManager
 from crawler.engines.server import Server
 from crawler.engines.tls import ensure_certificate
 from crawler.engines.wire import format_address, parse_address
-from crawler.errors import ConfigError, CrawlerError, DiskError
+from crawler.errors import ConfigError, CrawlerError
 from crawler.fleet import introduce
 from crawler.frontier.again import PutBack
 from crawler.frontier.base import PROTOCOL, Frontier
-from crawler.frontier.ledger import sound_place
-from crawler.frontier.politeness import Policy
-from crawler.frontier.soundness import MARK, Check, damaged, telling_damage
+from crawler.frontier.soundness import Check, damaged, telling_damage
 from crawler.frontier.sqlite import SqliteFrontier
+from crawler.guard import Guard
 from crawler.lock import own, try_to_own
-from crawler.logs import printable
 from crawler.manifest import ManifestWriter
-from crawler.model import FrontierStats, Grant, ImageRecord, Kind, Outcome, Request, Verdict, WorkerStats
+from crawler.master import MasterFrontier
+from crawler.model import FrontierStats, Request, WorkerStats
 from crawler.policy import policy
 from crawler.retry import put_back_in
 from crawler.seeds import Source
@@ -60,60 +60,8 @@ _SILENCE = 3.0
 _PAGE = 1_000
 #: Seconds for which a check of the database may hold up the start before it goes on beside the work.
 _HEAD_START = 0.25
-#: Name of what the ledger knows of the last master: whether it downloaded here, too.
-_HERE = "downloads-here"
 #: Names of the workers inside the master.
 _HARVESTER, _THREADS = "harvester", "downloader"
-
-
-class _Frontier(SqliteFrontier):
-    """The master's frontier: a fault of its disk that a worker elsewhere meets is remembered for the master.
-
-    It bears a mark while it is worked on.
-    """
-
-    fault: DiskError | None = None
-
-    def __init__(self, path: Path, policy: Policy, *, settings: dict[str, Any]) -> None:
-        self._path = path
-        with telling_damage(path, is_opening=True):
-            super().__init__(path, policy, settings=settings)
-
-    def mark(self, *, is_at_work: bool, downloads_here: bool) -> None:
-        """A master begins to work on it, or has ended well."""
-        with self._noting(), self._changed, self._ledger.transaction():
-            self._ledger.set_meta(MARK, b"1" if is_at_work else b"")
-            self._ledger.set_meta(_HERE, b"1" if downloads_here else b"")
-
-    @property
-    def downloaded_here(self) -> bool:
-        """Whether the last master has, or there was none."""
-        return self._ledger.get_meta(_HERE) != b""
-
-    def records(self, after: int, limit: int) -> tuple[tuple[int, ImageRecord], ...]:
-        with self._noting():
-            return super().records(after, limit)
-
-    def lease(self, worker: str, kinds: Sequence[Kind], limit: int, seconds: float, wait: float) -> Grant:
-        with self._noting():
-            grant = super().lease(worker, kinds, limit, seconds, wait)
-            for lease in (lease for turn in grant.turns for lease in turn.leases):
-                if sound_place(lease.request) is None:  # as it once was: nothing else comes into the ledger
-                    raise damaged(self._path, f"no URL: {printable(lease.request.location)[:100]}")
-        return grant
-
-    def complete(self, worker: str, outcomes: Sequence[Outcome], ended_turns: Sequence[str]) -> tuple[Verdict, ...]:
-        with self._noting():
-            return super().complete(worker, outcomes, ended_turns)
-
-    @contextmanager
-    def _noting(self) -> Iterator[None]:
-        try:
-            with telling_damage(self._path):
-                yield
-        except DiskError as error:
-            self.fault = error
-            raise
 
 
 class Crawl:
@@ -140,12 +88,13 @@ class Crawl:
         self._on_open = on_open or _do_nothing
         #: Whether the downloaders are ours.
         self.downloads_here = True
+        self._guard = Guard(allow_private=config.box.allow_private)
         self._interrupts = 0
         self._is_resumed = False
         self._put_back: PutBack | None = None
         #: Clock time before which the end is not the end.
         self._stays_until = 0.0
-        self._frontier: _Frontier | None = None
+        self._frontier: MasterFrontier | None = None
         self._check: Check
         self._engines: list[Engine] = []
         #: Workers that have been heard of.
@@ -216,7 +165,7 @@ class Crawl:
 
     # opening ------------------------------------------------------------------------------------------------------
 
-    def _open(self, stack: ExitStack, requests: Sequence[Request], retries: frozenset[str] | None) -> _Frontier:
+    def _open(self, stack: ExitStack, requests: Sequence[Request], retries: frozenset[str] | None) -> MasterFrontier:
         """Own the directory, open its frontier, and put what the crawl begins with."""
         path = self.output / "frontier.sqlite"
         known = path.exists()
@@ -238,13 +187,15 @@ class Crawl:
             self._check.wait(_HEAD_START)
             patience = self.config.crawl.patience
             self._put_back = put_back_in(self.output, retries, patience=patience, say=self._view.say)
-        frontier = _Frontier(path, policy(self.config), settings={**self.config.shared(), "release": __version__})
+        frontier = MasterFrontier(path, policy(self.config), settings={**self.config.shared(), "release": __version__})
         stack.callback(frontier.close)
         self._frontier = frontier
         self._check.wait(_HEAD_START)
         if self._interrupts:  # while it was being opened
             frontier.drain()
         before = frontier.stats()
+        frontier.recall(self._guard)
+        frontier.permit(self._guard, [request.location for request in requests if request.is_seed], look_up=True)
         frontier.put(requests)
         self._is_resumed = known
         if known:
@@ -259,7 +210,7 @@ class Crawl:
             raise damaged(path, "it is empty")
 
     @contextmanager
-    def _life(self, frontier: _Frontier, manifest: ManifestWriter) -> Iterator[None]:
+    def _life(self, frontier: MasterFrontier, manifest: ManifestWriter) -> Iterator[None]:
         """Whoever finds the mark that is set in here knows that it has not ended well: not with all in its files."""
         frontier.mark(is_at_work=True, downloads_here=self.downloads_here)
         try:
@@ -293,9 +244,10 @@ class Crawl:
         write_join(self.join, structs.replace(join, addresses=advertised(server.start(), queue.advertise)))
         return server
 
-    def _harvest(self, frontier: Frontier, stack: ExitStack) -> Engine:
+    def _harvest(self, frontier: MasterFrontier, stack: ExitStack) -> Engine:
         """The worker that walks pages and reads lists, in this process."""
-        worker, fetcher = build_harvester(_HARVESTER, frontier, self.config)
+        permit = partial(frontier.permit, self._guard)
+        worker, fetcher = build_harvester(_HARVESTER, frontier, self.config, self._guard, permit)
         stack.callback(fetcher.close)
         frontier.hello(_HARVESTER, PROTOCOL, about_this_box())
         return ThreadEngine(worker)
@@ -306,10 +258,11 @@ class Crawl:
         if not self.downloads_here:
             return Elsewhere()
         if workers:
-            return ProcessEngine(self.join, self.output, count=workers, options=["-t", str(box.threads)])
+            options = ["-t", str(box.threads), *(["--allow-private"] if box.allow_private else [])]
+            return ProcessEngine(self.join, self.output, count=workers, options=options)
         frontier.hello(_THREADS, PROTOCOL, about_this_box())
         shelf = Shelf(LocalStore(self.output, durability=self.config.download.durability))
-        worker, fetcher = build_downloader(_THREADS, frontier, self.config, shelf)
+        worker, fetcher = build_downloader(_THREADS, frontier, self.config, shelf, self._guard)
         stack.callback(fetcher.close)
         return ThreadEngine(worker)
 
@@ -336,7 +289,7 @@ class Crawl:
 
     # watching -----------------------------------------------------------------------------------------------------
 
-    def _watch(self, frontier: _Frontier, manifest: ManifestWriter) -> None:
+    def _watch(self, frontier: MasterFrontier, manifest: ManifestWriter) -> None:
         """Look on until all is over, pass on records, and pass on errors of the engines."""
         harvest, downloads = self._engines
         while not harvest.wait(_TICK) and self._interrupts < 2:
@@ -354,7 +307,7 @@ class Crawl:
             if is_over and (self._interrupts or time.monotonic() >= self._stays_until):
                 return
 
-    def _obey(self, frontier: _Frontier) -> None:
+    def _obey(self, frontier: MasterFrontier) -> None:
         """Do what an order says that was left in the directory."""
         order = take(self.output)
         if order is None:

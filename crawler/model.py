@@ -151,7 +151,7 @@ class Grant(Struct, frozen=True, gc=False, kw_only=True):
     state: GrantState = "wait"
     #: Seconds after which asking again may bring work.
     retry_in: float = 0.0
-    #: Whether this life of the frontier has not had the worker's ``hello``.
+    #: Whether this life of the frontier has not had the worker's ``hello``, or would answer it otherwise now.
     is_stranger: bool = False
 
 

@@ -62,6 +62,7 @@ def _negate(context: click.Context, param: click.Parameter, value: bool | None) 
     return None if value is None else not value
 
 
+allow_private = option("--allow-private", is_flag=True, help="Visit private addresses too, not only those of seeds.")
 about_output = _group(
     click.option("-q", "--quiet", is_flag=True, help="Only results, errors and the summary."),
     click.option("-v", "--verbose", is_flag=True, help="Results on a terminal, too, and what happens."),

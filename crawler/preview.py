@@ -12,6 +12,7 @@ from crawler.engines.local import ThreadEngine
 from crawler.errors import ConfigError
 from crawler.frontier.base import PROTOCOL
 from crawler.frontier.sqlite import SqliteFrontier
+from crawler.guard import Guard, exemptions
 from crawler.model import FrontierStats, Outcome, Request, Verdict
 from crawler.policy import policy
 from crawler.seeds import Source
@@ -67,11 +68,15 @@ class DryRun:
         if not requests:
             raise ConfigError("nothing to do: name a URL, -i FILE or --images FILE")
         frontier, most = self._frontier, self._config.crawl.max_images
+        seeds = [request.location for request in requests if request.is_seed]
+        guard = Guard(exemptions(seeds, look_up=True), allow_private=self._config.box.allow_private)
         with ExitStack() as stack:
             stack.callback(frontier.close)
             frontier.put(requests)
             frontier.hello("harvester", PROTOCOL)
-            worker, fetcher = build_harvester("harvester", frontier, self._config)
+            worker, fetcher = build_harvester(
+                "harvester", frontier, self._config, guard, lambda urls: _exempt(guard, urls)
+            )
             stack.callback(fetcher.close)
             engine = ThreadEngine(worker)
             engine.start()
@@ -86,6 +91,10 @@ class DryRun:
         """Finish what is under way and stop. Callable from a signal handler."""
         self._is_interrupted = True
         self._frontier.drain()
+
+
+def _exempt(guard: Guard, urls: Sequence[str]) -> None:
+    guard.exempt(exemptions(urls, look_up=False))
 
 
 class _Listing(SqliteFrontier):

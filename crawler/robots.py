@@ -8,6 +8,8 @@ matches is decided by protego. What the RFC leaves open, and where we ask for le
 * Redirects: five are followed, to other hosts too, and the rules are those of the origin that was asked; then the file
   counts as missing, and so does any 3xx that leads nowhere (§2.3.1.2).
 * 4xx: missing, all is allowed, 401 and 403 included (§2.3.1.3). But 429 says that there is a file, to be had later.
+* An address that we refuse to connect to (`crawler.guard`) answers nothing: what it has is refused as well, each for
+  itself; and a redirect to it leads nowhere.
 * 429, 5xx, no answer, a broken answer: nothing is allowed for an hour, then it is asked for again (§2.3.1.4). Neither
   an older copy nor, after thirty days, the absence of rules takes its place, as the RFC would grant.
 * Rules hold for a day, or as long as ``Cache-Control: max-age`` says, an hour at least (§2.4).
@@ -43,6 +45,8 @@ MAX_SITEMAPS = 1_000
 
 _HOUR = 3_600.0
 _DAY = 24 * _HOUR
+#: Seconds for which an origin counts as one that is refused; the next one to ask may be permitted.
+_BLOCKED = 60.0
 #: The whole body is never refused for its size: we stop reading instead.
 _CONDITIONS = Conditions(accept="text/plain, */*;q=0.5", max_bytes=sys.maxsize)
 _UNREACHABLE = RobotsRules(reachable=False, lifetime=_HOUR)
@@ -123,6 +127,9 @@ class RobotsHandler:
                 return structs.replace(outcome, latency=response.elapsed, received=response.received)
         except RequestFailed as error:
             outcome = failure(request, error, self._clock() - started)
+            if error.reason == "blocked-address" and request.rules is None:
+                rules = RobotsRules() if request.hops else RobotsRules(lifetime=_BLOCKED)
+                return structs.replace(outcome, reason="", robots=rules)
             if request.rules is not None and error.reason != "cancelled":
                 return structs.replace(outcome, status="done", reason="", robots=request.rules)
             return structs.replace(outcome, status="retry", robots=_UNREACHABLE)

@@ -22,12 +22,14 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.util import parse_url
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.util import Timeout, parse_url
 
 from crawler import __version__
 from crawler.errors import RequestFailed
 from crawler.exchange import NETWORK_ERRORS, Answer, Exchange, classify
 from crawler.fetcher import Conditions, Limits, Response
+from crawler.guard import Guard
 from crawler.model import Request
 
 logger = logging.getLogger(__name__)
@@ -48,9 +50,10 @@ class Transport(HTTPAdapter):
 
     exchange: Exchange
 
-    def __init__(self, tls: ssl.SSLContext) -> None:
+    def __init__(self, tls: ssl.SSLContext, guard: Guard) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
         self._tls = tls
+        self.guard = guard
         self._pools: dict[str, HTTPConnectionPool] = {}
 
     def get_connection_with_tls_context(
@@ -115,6 +118,24 @@ class _Connection(HTTPConnection):
         self._is_new = True
         super().connect()
 
+    def _new_conn(self) -> socket.socket:
+        """A connection that the guard permits; the name stays that of the host, for ``Host``, SNI and certificate.
+
+        There are no proxies. With one, the guard would vet the proxy's address, and the proxy would have to vet others.
+
+        Raises:
+            RequestFailed: ``blocked-address``; else what urllib3 raises.
+        """
+        seconds = Timeout.resolve_default_timeout(self.timeout)
+        try:
+            return self._transport.guard.connect(self._dns_host, self.port, seconds, self.socket_options or ())
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, f"{self.host} did not answer within {seconds} s") from error
+        except OSError as error:
+            raise NewConnectionError(self, f"no connection: {error}") from error
+
     def _answer(self, sock: socket.socket, *args: Any, **kwargs: Any) -> Answer:
         exchange = self._transport.exchange
         exchange.is_reusing = not self._is_new
@@ -135,6 +156,7 @@ class RequestsFetcher:
         user_agent: the ``User-Agent`` header.
         contact: goes into the ``From`` header where it is an e-mail address (RFC 9110 §10.1.2).
         tls: decides which certificates are trusted; default: the bundle of requests.
+        guard: decides which addresses may be connected to; default: public ones.
         clock: seconds that only go forward.
     """
 
@@ -145,6 +167,7 @@ class RequestsFetcher:
         *,
         contact: str = "",
         tls: ssl.SSLContext | None = None,
+        guard: Guard | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits = limits or Limits()
@@ -153,6 +176,7 @@ class RequestsFetcher:
         if _EMAIL.fullmatch(contact):
             self._headers["From"] = contact
         self._tls = tls or ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
+        self._guard = guard or Guard()
         self._clock = clock
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -217,7 +241,7 @@ class RequestsFetcher:
         """This thread's connections."""
         transport: Transport | None = getattr(self._local, "transport", None)
         if transport is None:
-            transport = self._local.transport = Transport(self._tls)
+            transport = self._local.transport = Transport(self._tls, self._guard)
             with self._lock:
                 self._transports.add(transport)
         return transport

@@ -133,6 +133,12 @@ def host_key(url: str) -> str:
     return ada_url.URL(url).host
 
 
+def host_and_port(url: str) -> tuple[str, int]:
+    """Lower-case ASCII host, an IPv6 address without its brackets, and the port, the scheme's own included."""
+    parts = ada_url.URL(url)
+    return parts.hostname.strip("[]"), int(parts.port or (443 if parts.protocol == "https:" else 80))
+
+
 def origin(url: str) -> str:
     """Scheme, host and port (RFC 6454): what robots.txt rules hold for."""
     return ada_url.URL(url).origin

@@ -73,10 +73,18 @@ class Summary(Struct, frozen=True, kw_only=True):
         if self.is_unreached:
             return f"no seed could be reached ({reasons}): check the address and the network"
         if stats.seeds_failed:
-            return f"{stats.seeds_failed} of {stats.seeds} seeds failed ({reasons})"
+            return f"{stats.seeds_failed} of {stats.seeds} seeds failed ({reasons}){self._advice}"
         if stats.success + stats.duplicate:
             return ""
-        return "no image was saved" if stats.seeds or stats.discovered else "nothing to visit: the lists hold no URL"
+        if not stats.seeds + stats.discovered:
+            return "nothing to visit: the lists hold no URL"
+        return f"no image was saved{self._advice}"
+
+    @property
+    def _advice(self) -> str:
+        """What to do where nothing failed but for being on a private network."""
+        reasons = {*self.stats.reasons, *self.stats.page_reasons}
+        return ": private addresses are visited only with --allow-private" if reasons == {"blocked-address"} else ""
 
     @property
     def is_unreached(self) -> bool:

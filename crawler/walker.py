@@ -1,8 +1,11 @@
 """The worker that walks pages and reads lists; a downloader's box never loads what that takes."""
 
+from collections.abc import Callable, Sequence
+
 from crawler.box import build_fetcher, worker_settings
 from crawler.config import CrawlConfig
 from crawler.frontier.base import Frontier
+from crawler.guard import Guard
 from crawler.harvest.filters import build_filters
 from crawler.harvest.finds import Rules
 from crawler.harvest.harvester import Harvester
@@ -16,10 +19,12 @@ from crawler.worker import Handler, Worker
 _HARVEST_THREADS = 8
 
 
-def build_harvester(name: str, frontier: Frontier, config: CrawlConfig) -> tuple[Worker, RequestsFetcher]:
-    """The worker, and the fetcher that its owner closes."""
+def build_harvester(
+    name: str, frontier: Frontier, config: CrawlConfig, guard: Guard, on_seeds: Callable[[Sequence[str]], None]
+) -> tuple[Worker, RequestsFetcher]:
+    """The worker, and the fetcher that its owner closes; ``on_seeds`` is told the URLs of seeds before they are put."""
     harvest, agent = config.harvest, config.politeness.agent
-    fetcher = build_fetcher(config)
+    fetcher = build_fetcher(config, guard)
     pages, images = build_filters(harvest.include, harvest.exclude)
     rules = Rules(
         scope=harvest.scope, max_depth=harvest.depth, candidates=harvest.candidates, pages=pages, images=images
@@ -33,6 +38,7 @@ def build_harvester(name: str, frontier: Frontier, config: CrawlConfig) -> tuple
         agent=agent,
     )
     robots = RobotsHandler(fetcher, agent, tdm=config.politeness.tdmrep)
-    handlers: dict[Kind, Handler] = {"page": harvester, "part": harvester, "robots": robots, "list": ListReader()}
+    lists = ListReader(on_seeds)
+    handlers: dict[Kind, Handler] = {"page": harvester, "part": harvester, "robots": robots, "list": lists}
     settings = worker_settings(config, threads=_HARVEST_THREADS)
     return Worker(name, frontier, handlers, settings, abort=fetcher.abort), fetcher

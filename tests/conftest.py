@@ -1,5 +1,6 @@
 """What holds for the whole suite: no network but loopback, new processes by spawn, a small web to crawl."""
 
+import functools
 import ipaddress
 import multiprocessing
 import socket
@@ -11,6 +12,7 @@ import hypothesis
 import pytest
 
 from crawler.demo import DemoServer
+from crawler.guard import Guard
 from tests.hosts import OURS
 
 #: Audit events (https://docs.python.org/3/library/audit_events.html) whose second argument is where data would go …
@@ -52,6 +54,12 @@ def _is_here(host: object) -> bool:
         return ipaddress.ip_address(text).is_loopback or text in OURS
     except ValueError:
         return text.lower() == "localhost"
+
+
+@pytest.fixture
+def near(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetchers of this test may visit this machine, where nobody gave them a guard of their own."""
+    monkeypatch.setattr("crawler.transport.Guard", functools.partial(Guard, allow_private=True))
 
 
 @pytest.fixture

@@ -16,6 +16,9 @@ _BEAT = 0.5
 #: Pictures that are to be left when the killing ends.
 _REST = 8
 
+#: A list exempts nothing, and its host is this machine.
+_FLAGS = ("-q", "--allow-private")
+
 
 class Fleet:
     """``master`` and its boxes; a box's name is also the name of its store.
@@ -49,9 +52,9 @@ class Fleet:
         """Start one of them."""
         self.began[name] = time.time()
         if name == "master":
-            self.running[name] = self._start(name, "harvest", *self._master, "-o", self.job, "-q")
+            self.running[name] = self._start(name, "harvest", *self._master, "-o", self.job, *_FLAGS)
             return
-        flags = ("-o", self.stores[name], "-q", *self._boxes[name])
+        flags = ("-o", self.stores[name], *_FLAGS, *self._boxes[name])
         self.running[name] = self._start(name, "download", self.job / "join", *flags, script=self._script)
 
     def begin_all(self) -> None:

@@ -24,11 +24,11 @@ PACKAGE = Path(crawler.__file__).parent
 #: roof are one room each, so their files may know one another (without cycles).
 FLOORS: list[dict[str, str]] = [
     dict.fromkeys(["errors", "model", "urls"], "ground floor"),
-    dict.fromkeys(["fetcher", "exchange", "transport", "robots", "consent", "tdm"], "instruments")
+    dict.fromkeys(["addresses", "guard", "fetcher", "exchange", "transport", "robots", "consent", "tdm"], "instruments")
     | dict.fromkeys(["storage", "manifest", "lock", "shelf", "notes"], "instruments"),
     {"frontier": "frontier", "harvest": "harvest", "download": "download"},
     {"worker": "worker", "turn": "worker", "reach": "worker", "engines": "engines"},
-    dict.fromkeys(["config", "seeds", "box", "crawl", "progress", "report", "dashboard"], "roof")
+    dict.fromkeys(["config", "seeds", "box", "master", "crawl", "progress", "report", "dashboard"], "roof")
     | dict.fromkeys(["audit", "books", "control", "view", "fleet", "policy", "preview", "retry", "walker"], "roof")
     | dict.fromkeys(["demo", "showcase", "logs", "options", "cli", "__main__"], "roof"),
 ]

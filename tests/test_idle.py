@@ -27,10 +27,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_twenty_idle_downloaders_that_are_killed_swallow_nothing(start: Start, tmp_path: Path) -> None:
     job = tmp_path / "job"
     with PictureHost() as host:
-        master = start("master", "harvest", "--images", host.list_of(20, tmp_path), "-o", job)
+        master = start("master", "harvest", "--images", host.list_of(20, tmp_path), "--allow-private", "-o", job)
         wait_until(lambda: (job / "join").exists(), "a join file")
         give(job, Order(what="pause"))
-        idle = [start(f"idle{n}", "download", job / "join", "-o", tmp_path / f"idle{n}", "-t", 1) for n in range(20)]
+        idle = [
+            start(f"idle{n}", "download", job / "join", "--allow-private", "-o", tmp_path / f"idle{n}", "-t", 1)
+            for n in range(20)
+        ]
         wait_until(lambda: len(downloaders(job)) == 20, "twenty idle downloaders")
         assert host.asked.total() == 0
         for command in idle:
@@ -39,7 +42,7 @@ def test_twenty_idle_downloaders_that_are_killed_swallow_nothing(start: Start, t
             command.ends()
         began = time.monotonic()
         give(job, Order(what="resume"))  # while the master has not yet missed those that were waiting for an answer
-        box = start("box", "download", job / "join", "-o", tmp_path / "box")
+        box = start("box", "download", job / "join", "--allow-private", "-o", tmp_path / "box")
         wait_until(lambda: stats_of(job).success == 20, "twenty of twenty")
         seconds = time.monotonic() - began
         assert (master.ends(), box.ends()) == (0, 0), master.said

@@ -122,7 +122,7 @@ def test_the_good_lines_of_a_bad_list_are_crawled(call: Call, tmp_path: Path) ->
         bad = [b"ftp://x/a.png", b"file:///etc/passwd", b"mailto:a@b", b"\xff\x00\x1b[2J\x9b", b"a" * 30_000]
         lines = b"\r\n".join([b"# pictures", b"", good[0], *bad, b"   ", good[1], good[2]])  # the last without its end
         Path("list.txt").write_bytes(lines)
-        ended = call("run", "--images", "list.txt", "-w", 0)
+        ended = call("run", "--images", "list.txt", "--allow-private", "-w", 0)
     assert ended.code == 0
     assert {row.url.encode() for row in manifest_of(Path("out")) if row.status == "success"} == set(good)
     assert f"bad lines     {len(bad)}" in ended.err
@@ -137,8 +137,8 @@ def test_standard_input_is_a_list_too_and_again_the_same_one(
 ) -> None:
     with DemoServer(many_pictures(tmp_path, 2)) as server:
         given = f"{server.url}{path}\n".encode()
-        first = call("run", option, "-", "-w", 0, given=given)
-        again = call("run", option, "-", "-w", 0, given=given)
+        first = call("run", option, "-", "--allow-private", "-w", 0, given=given)
+        again = call("run", option, "-", "--allow-private", "-w", 0, given=given)
         asked = [hit.path for hit in server.requests]
     assert (first.code, again.code) == (0, 0), again.err
     assert len(asked) == len(set(asked))
@@ -148,7 +148,8 @@ def test_standard_input_is_a_list_too_and_again_the_same_one(
 def test_another_standard_input_adds_to_the_crawl(call: Call, tmp_path: Path) -> None:
     with DemoServer(many_pictures(tmp_path, 2)) as server:
         for name in ("0000.png", "0001.png"):
-            assert call("run", "--images", "-", "-w", 0, given=f"{server.url}{name}".encode()).code == 0
+            given = f"{server.url}{name}".encode()
+            assert call("run", "--images", "-", "--allow-private", "-w", 0, given=given).code == 0
     assert len(manifest_of(Path("out"))) == 2
 
 
@@ -169,8 +170,9 @@ def crawls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Comma
     (site / "a" / "bare.html").write_text("<p>nothing to see")
     (site / "a" / "rubbish.html").write_bytes(bytes(range(256)) * 40)
     (site / "a" / "robots.txt").write_text("User-agent: *\nDisallow: /bare.html?secret\n")
-    with DemoServer(site) as server, commands(folder) as start:
-        dead, gone = "http://127.0.0.1:1/", f"{server.url}gone.html"
+    with DemoServer(site) as server, commands(folder) as start, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and never listens
+        dead, gone = f"http://127.0.0.1:{nobody.getsockname()[1]}/", f"{server.url}gone.html"
         seeds = {
             "dead": [dead],
             "dead and good": [dead, server.url],

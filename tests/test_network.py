@@ -51,7 +51,7 @@ def begin(start: Start, web: DemoServer, job: Path, *flags: object) -> tuple[Com
 
 
 def box(start: Start, host: Host, job: Path, port: int, script: str = "", threads: int = 16) -> Command:
-    flags = ("-o", job.parent / host.name, "-t", threads, "--connect", f"{host.here}:{port}")
+    flags = ("-o", job.parent / host.name, "-t", threads, "--allow-private", "--connect", f"{host.here}:{port}")
     return start(host.name, "download", job / "join", *flags, script=script, prefix=host.prefix)
 
 

@@ -7,7 +7,7 @@ from protego import Protego
 
 from crawler.errors import RequestFailed
 from crawler.fetcher import Canned, CannedFetcher
-from crawler.model import Outcome, Request
+from crawler.model import Outcome, Request, RobotsRules
 from crawler.robots import MAX_BYTES, RobotsHandler, allowed, own_rules, refusal, robots_allowed
 from crawler.tdm import parse_tdmrep
 
@@ -233,7 +233,7 @@ def test_a_missing_file_allows_everything(status: int) -> None:
     "answer",
     [
         *(Canned(status=status) for status in (429, 500, 501, 503)),
-        *(RequestFailed(reason) for reason in ("dns", "connect", "tls", "timeout", "blocked-address")),
+        *(RequestFailed(reason) for reason in ("dns", "connect", "tls", "timeout")),
     ],
 )
 def test_an_unreachable_file_forbids_everything_for_now(answer: Canned | RequestFailed) -> None:
@@ -241,6 +241,18 @@ def test_an_unreachable_file_forbids_everything_for_now(answer: Canned | Request
     assert outcome.status == "retry"
     assert outcome.robots is not None
     assert (outcome.robots.reachable, outcome.robots.lifetime) == (False, 3_600)
+
+
+def test_what_is_refused_at_its_address_needs_no_rules_and_may_be_asked_for_soon() -> None:
+    outcome = handled(RequestFailed("blocked-address"))
+    assert (outcome.status, outcome.reason) == ("done", "")
+    assert outcome.robots is not None
+    assert (outcome.robots.reachable, outcome.robots.text, outcome.robots.lifetime) == (True, "", 60)
+
+
+def test_a_redirect_to_an_address_that_is_refused_counts_as_missing() -> None:
+    outcome = handled(RequestFailed("blocked-address"), hops=1)
+    assert (outcome.status, outcome.robots) == ("done", RobotsRules())
 
 
 def test_an_overloaded_host_is_left_alone() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import crawler
 from crawler.demo import DemoServer, Hit
+from crawler.guard import Guard
 from crawler.harvest.finds import seed_request
 from crawler.harvest.harvester import Harvester
 from crawler.model import ImageRecord
@@ -148,7 +149,7 @@ def pictures(server: DemoServer, page: str) -> dict[str, str]:
     """URL → what names it, of all pictures to which a page leads; no page of ``sources`` leads back."""
     found: dict[str, str] = {}
     seen = {f"{server.a}/private/"}  # robots.txt forbids it, of which a handler knows nothing
-    with closing(RequestsFetcher()) as fetcher:
+    with closing(RequestsFetcher(guard=Guard(allow_private=True))) as fetcher:
         harvester = Harvester(fetcher)
         waiting = [seed_request(server.a + page, "seed")]
         while waiting:

@@ -54,6 +54,8 @@ from tests.peer import (
     until_close,
 )
 
+pytestmark = pytest.mark.usefixtures("near")
+
 URL = "http://site.example/a.jpg"
 IMAGE = Conditions(accept="image/*")
 #: Short enough for tests of patience; the speed limit has tests of its own.

@@ -91,6 +91,8 @@ class Link:
         self._stop = stop or threading.Event()
         self._closed = threading.Event()
         self._has_met = False
+        #: Whether every connection so far has led to a master on this machine, or to a tunnel's end there.
+        self.is_local = True
         self._lock = threading.Lock()
         self._idle: list[wire.Channel] = []
         self._busy: set[wire.Channel] = set()
@@ -187,6 +189,7 @@ class Link:
             else:
                 self._addresses = sorted(self._addresses, key=address.__ne__)
                 self._has_met = True
+                self.is_local &= channel.is_local
                 return channel
         if passing is not None:
             raise passing from refusal  # what is raised in the end, if the fault does not pass
@@ -330,6 +333,11 @@ class RemoteFrontier:
         )
         self._tasks = TaskQueueProxy(self._link)
         self._results = ResultQueueProxy(self._link)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether every connection so far has led to this machine: a master here, or a tunnel's end."""
+        return self._link.is_local
 
     def hello(self, worker: str, protocol: int, about: About = _SAYS_NOTHING) -> dict[str, Any]:
         settings = self._tasks.hello(worker, protocol, about)

@@ -33,6 +33,7 @@ from crawler.engines.address import format_address as format_address
 from crawler.engines.address import parse_address as parse_address
 from crawler.engines.address import require_loopback as require_loopback
 from crawler.errors import AccessError, CrawlerError, MessageError, NetworkError, TLSError
+from crawler.urls import is_loopback
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -141,6 +142,11 @@ class Channel:
             for option, value in _OPTIONS:
                 self._sock.setsockopt(socket.IPPROTO_TCP, option, value)
         return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the other end is on this machine."""
+        return is_loopback(self.host) or self.host == self._sock.getsockname()[0]
 
     @property
     def is_secure(self) -> bool:

@@ -30,7 +30,7 @@ class _Member:
     is_leaving: bool = False
     #: Clock time at which it began its life, if it said so.
     joined: float | None = None
-    #: Whether it said hello to this life of the frontier.
+    #: Whether it said hello to this life of the frontier, and the answer still holds.
     is_announced: bool = False
     #: Name of the life that it began last, as far as it was told.
     life: str = ""
@@ -74,6 +74,11 @@ class Roll:
         """Whether it began this life so lately that leases of so many seconds can't have been lost since."""
         joined = self._members[worker].joined
         return joined is not None and now - joined < seconds
+
+    def greet_anew(self) -> None:
+        """What they were told at their hello is out of date: each is to say it again."""
+        for member in self._members.values():
+            member.is_announced = False
 
     def is_announced(self, worker: str) -> bool:
         """Whether it said hello; it was heard of before."""

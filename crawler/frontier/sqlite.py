@@ -224,6 +224,12 @@ class SqliteFrontier:
             self._paused = is_paused
             self._changed.notify_all()
 
+    def announce(self, settings: dict[str, Any]) -> None:
+        """These are added to what `hello` tells, and whoever works here already is told when it next asks for work."""
+        with self._changed:
+            self._settings |= settings
+            self._roll.greet_anew()
+
     def relocate(self, numbers: Sequence[int], store: str) -> None:
         """The pictures of these records now lie in ``store``, under the same paths."""
         with self._changed, self._ledger.transaction():

@@ -3,7 +3,7 @@
 import gzip
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -44,9 +44,13 @@ class ListReader:
     A row that names no absolute http(s) URL is counted in `Outcome.rejected` and logged with its line. Between two
     chunks the file stays open, so that a list is read once; a chunk asked for out of order is found by reading on from
     the beginning.
+
+    Args:
+        on_seeds: told the URLs of the pages of each chunk, before anybody else hears of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_seeds: Callable[[Sequence[str]], None] | None = None) -> None:
+        self._on_seeds = on_seeds
         self._places: dict[str, _Place] = {}
 
     def handle(self, request: Request) -> Outcome:
@@ -66,6 +70,8 @@ class ListReader:
             failed = failure(request, RequestFailed("lost-file"))
             logger.warning("%s can't be read: %s", request.url, error)
             return structs.replace(failed, discovered=tuple(chunk.found), rejected=chunk.rejected)
+        if self._on_seeds is not None and request.entries == "page":
+            self._on_seeds([found.location for found in chunk.found])
         if place.row is _END:
             return chunk.outcome(None)
         self._places[request.url] = place
