@@ -15,6 +15,7 @@ from msgspec import structs, to_builtins
 
 from crawler import __version__
 from crawler.config import CrawlConfig
+from crawler.cookies import Cookies
 from crawler.download.downloader import Downloader
 from crawler.engines.client import RemoteFrontier
 from crawler.engines.join import read_join
@@ -212,14 +213,23 @@ def worker_settings(config: CrawlConfig, *, threads: int) -> WorkerSettings:
 
 
 def build_fetcher(config: CrawlConfig, guard: Guard) -> RequestsFetcher:
-    """A fetcher that keeps the time-outs of the settings; no request outlives half a lease."""
+    """A fetcher that keeps the time-outs of the settings; no request outlives half a lease. Raises `ConfigError`."""
     fetch = config.fetch
     limits = Limits(
         connect=fetch.connect_timeout,
         first_byte=fetch.first_byte_timeout,
         total=min(fetch.total_timeout, config.queue.lease / 2),
+        min_speed=fetch.min_speed,
+        window=fetch.speed_window,
     )
-    return RequestsFetcher(limits, config.politeness.agent, contact=config.politeness.contact, guard=guard)
+    return RequestsFetcher(
+        limits,
+        config.politeness.agent,
+        contact=config.politeness.contact,
+        guard=guard,
+        proxy=config.box.proxy,
+        cookies=Cookies(Path(config.box.cookies) if config.box.cookies else None),
+    )
 
 
 def build_downloader(

@@ -21,7 +21,7 @@ from crawler import __version__
 from crawler.errors import ConfigError, CrawlerError, NetworkError
 from crawler.logs import printable
 from crawler.logs import set_up as set_up_logs
-from crawler.options import about_crawl, about_output, about_settings, about_this_box, allow_private, option
+from crawler.options import about_crawl, about_its_network, about_output, about_settings, about_this_box, option
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def cli(context: click.Context) -> None:
 @click.argument("urls", nargs=-1)
 @about_crawl
 @about_this_box
-@allow_private
+@about_its_network
 @click.option("--dry-run", is_flag=True, help="Walk the pages, list what would be fetched, and write nothing.")
 @about_output
 def run(**flags: Any) -> int:
@@ -62,7 +62,7 @@ def run(**flags: Any) -> int:
 @cli.command(short_help="Be the master: walk pages and serve the queue.")
 @click.argument("urls", nargs=-1)
 @about_crawl
-@allow_private
+@about_its_network
 @about_output
 def harvest(**flags: Any) -> int:
     """Be the master: walk pages and serve the queue; downloaders join with the file OUTPUT/join."""
@@ -82,20 +82,11 @@ def harvest(**flags: Any) -> int:
 @option("-t", "--threads", type=int, help="Downloads at a time. [16]")
 @option("--wait", type=float, help="Seconds to wait for the master at first. [60]")
 @option("--connect", metavar="HOST:PORT", help="Where the master is, if not where the join file says.")
-@allow_private
 @click.option("--slot", type=int, hidden=True, help="Number among the processes that share the directory.")
+@about_its_network
 @about_output
 def download(
-    join: Path,
-    output: Path,
-    threads: int | None,
-    wait: float | None,
-    connect: str | None,
-    allow_private: bool | None,
-    slot: int | None,
-    quiet: bool,
-    verbose: bool,
-    debug: bool,
+    join: Path, output: Path, connect: str | None, slot: int | None, quiet: bool, verbose: bool, debug: bool, **own: Any
 ) -> int:
     """Work for the master that a join file names, until its crawl is over."""
     from crawler.box import Download
@@ -104,8 +95,7 @@ def download(
 
     set_up_logs(None, quiet=quiet, verbose=verbose, debug=debug)
     line = DownloadLine(quiet=quiet or slot is not None)
-    flags = from_flags({"threads": threads, "wait": wait, "allow_private": allow_private})
-    config = CrawlConfig.load(("command line", flags))
+    config = CrawlConfig.load(("command line", from_flags(own)))
     box = Download(join, output, config, connect=connect, slot=slot, on_wait=line.wait)
     return _work(box, line, output, is_child=slot is not None)
 
@@ -162,7 +152,7 @@ def resume(directory: Path) -> int:
 @click.option("--only", multiple=True, metavar="REASON,…", help="What failed so; http-5xx is a class of them.")
 @about_settings
 @about_this_box
-@allow_private
+@about_its_network
 @about_output
 def retry(directory: Path, only: tuple[str, ...], **flags: Any) -> int:
     """Put back what has failed, and go on with the crawl as before: with downloads here, or for downloaders that join.

@@ -8,6 +8,7 @@ to them with the frontier's greeting; what concerns one box only stays there.
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ MAX_LEASE = 3_600.0
 
 #: No setting reaches it: what is as large is a slip, or an infinity, and fits no message and no database.
 _TOO_MUCH = 2**53
+_PROXY = re.compile(r"https?://(?:[!-~]*@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
 
 
 class CrawlSettings(Struct, frozen=True, kw_only=True):
@@ -89,11 +91,14 @@ class PolitenessSettings(Struct, frozen=True, kw_only=True):
 
 
 class FetchSettings(Struct, frozen=True, kw_only=True):
-    """Time-outs in seconds."""
+    """Time-outs in seconds, and the slowest that is borne."""
 
     connect_timeout: float = 10.0
     first_byte_timeout: float = 20.0
     total_timeout: float = 60.0
+    #: Bytes per second that an answer must bring, over so many seconds of waiting for it.
+    min_speed: int = 1024
+    speed_window: float = 10.0
 
 
 class DownloadSettings(Struct, frozen=True, kw_only=True):
@@ -130,6 +135,10 @@ class BoxSettings(Struct, frozen=True, kw_only=True):
     wait: float = 60.0
     #: Whether pictures may come from private addresses, those of metadata services apart.
     allow_private: bool = False
+    #: URL of the proxy through which everything is fetched; empty: none. The environment's own settings do not count.
+    proxy: str = ""
+    #: File of cookies, in the format of Netscape and curl; empty: none.
+    cookies: str = ""
 
     @property
     def processes(self) -> int:
@@ -177,6 +186,7 @@ class CrawlConfig(Struct, frozen=True, kw_only=True):
             "connect_timeout": self.fetch.connect_timeout,
             "first_byte_timeout": self.fetch.first_byte_timeout,
             "total_timeout": self.fetch.total_timeout,
+            "speed_window": self.fetch.speed_window,
             "max_images": self.crawl.max_images,
             "max_pages": self.crawl.max_pages,
             "max_host_pages": self.crawl.max_host_pages,
@@ -193,10 +203,13 @@ class CrawlConfig(Struct, frozen=True, kw_only=True):
             ("wait", self.box.wait),
             ("workers", self.box.workers),
             ("min_size", self.download.min_size),
+            ("min_speed", self.fetch.min_speed),
         ):
             if number is not None and not 0 <= number < _TOO_MUCH:
                 raise ConfigError(f"{name} must be a number from 0 up, not {number}")
         build_filters(self.harvest.include, self.harvest.exclude)
+        if self.box.proxy and not _PROXY.fullmatch(self.box.proxy):  # without the value: it may hold a password
+            raise ConfigError("proxy must be the URL of an HTTP proxy, such as http://proxy.example:3128")
         if self.queue.lease > MAX_LEASE:
             raise ConfigError(f"lease must not be above {MAX_LEASE:g} seconds, not {self.queue.lease:g}")
         if not (self.politeness.agent.isascii() and self.politeness.agent.isprintable()):

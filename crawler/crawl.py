@@ -258,8 +258,9 @@ class Crawl:
         if not self.downloads_here:
             return Elsewhere()
         if workers:
+            own = {"CRAWLER_PROXY": box.proxy, "CRAWLER_COOKIES": box.cookies}
             options = ["-t", str(box.threads), *(["--allow-private"] if box.allow_private else [])]
-            return ProcessEngine(self.join, self.output, count=workers, options=options)
+            return ProcessEngine(self.join, self.output, count=workers, options=options, environment=own)
         frontier.hello(_THREADS, PROTOCOL, about_this_box())
         shelf = Shelf(LocalStore(self.output, durability=self.config.download.durability))
         worker, fetcher = build_downloader(_THREADS, frontier, self.config, shelf, self._guard)

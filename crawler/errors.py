@@ -70,7 +70,7 @@ class RequestFailed(CrawlerError):
         host_wait: seconds the whole host asked us to stay away (``Retry-After``), if it did.
         overloaded: whether the host said that it is overloaded (429, 503).
         down: what did not answer at all: ``host``, no connection could be made; ``resolver``, no name server told us
-            whether the name exists; empty: somebody answered, or it is not known.
+            whether the name exists, or our own proxy is not there; empty: somebody answered, or it is not known.
         http_status: status code of the answer, 0 where there was none.
     """
 

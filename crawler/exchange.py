@@ -10,6 +10,7 @@ import http.client
 import io
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from crawler.fetcher import Limits
 
 #: Bytes that status line, headers and interim answers may take together.
 MAX_HEADER_BYTES = 65_536
+#: Times the size of a body that its chunks may take on the wire.
+_FRAMING = 2
 #: A large buffer takes headers and a small image in one read.
 _BUFFER = 65_536
 
@@ -62,10 +65,13 @@ def classify(error: Exception) -> RequestFailed:
 
 def _down(causes: Sequence[BaseException]) -> str:
     """Who did not answer at all, as `RequestFailed` tells it."""
+    is_proxy = any(isinstance(cause, urllib3.ProxyError) for cause in causes)
     for cause in causes:
         if isinstance(cause, socket.gaierror):
-            return "host" if cause.errno in _NO_SUCH_NAME else "resolver"
-    return "host" if any(isinstance(cause, _NOT_CONNECTED) for cause in causes) else ""
+            return "host" if cause.errno in _NO_SUCH_NAME and not is_proxy else "resolver"
+    if not any(isinstance(cause, _NOT_CONNECTED) for cause in causes):
+        return ""
+    return "resolver" if is_proxy else "host"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -88,10 +94,19 @@ def _one_line(error: BaseException) -> str:
 class Exchange(io.RawIOBase):
     """One request on the wire: its deadline, its speed, and the means to cut it.
 
-    It is made before the connection is there; `attach` gives it the socket that the answer comes from.
+    It is made before the connection is there; `attach` gives it the socket that the answer comes from. What is on the
+    wire is bounded by ``max_bytes`` of body and the framing around them: who reads sees neither endless chunk
+    extensions nor compressed data that unpack to nothing.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float], started: float | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Callable[[], float],
+        started: float | None = None,
+        *,
+        max_bytes: int = sys.maxsize,
+    ) -> None:
         super().__init__()
         self.started = clock() if started is None else started
         #: Whether it goes over a connection that was kept alive, and nothing has come yet.
@@ -104,6 +119,7 @@ class Exchange(io.RawIOBase):
         self._is_cut = False
         self._has_ended = False
         self._headers_left: int | None = MAX_HEADER_BYTES
+        self._body_left = _FRAMING * max_bytes + MAX_HEADER_BYTES
         self._waited = 0.0
         self._came = 0
 
@@ -177,12 +193,15 @@ class Exchange(io.RawIOBase):
         return count
 
     def _weigh(self, count: int, waited: float) -> None:
-        """Hold the size of the headers and the speed of the body."""
+        """Hold the size of the headers, the size and the speed of the body."""
         if self._headers_left is not None:
             if count and self._headers_left <= 0:  # the read before may have brought some of the body as well
                 raise RequestFailed("too-large", f"headers of more than {MAX_HEADER_BYTES} bytes")
             self._headers_left -= count
             return
+        self._body_left -= count
+        if self._body_left < 0:
+            raise RequestFailed("too-large", "more on the wire than any framing takes")
         self._came += count
         self._waited += waited
         if self._waited >= self._limits.window:
@@ -207,10 +226,19 @@ class Answer(http.client.HTTPResponse):
 
     def begin(self) -> None:
         """Read the headers, past interim answers too (``103 Early Hints``), which http.client takes for final."""
-        super().begin()
+        self._read_headers()
         while 100 < self.status < 200:
             self.headers = self.msg = None  # type: ignore[assignment]  # the sign that they are still to be read
-            super().begin()
+            self._read_headers()
         if self.chunked and "content-length" in self.headers:
             self.will_close = True  # two lengths: who knows where the next answer begins (RFC 9112 §6.3)
         self._exchange.headers_are_in()
+
+    def _read_headers(self) -> None:
+        try:
+            super().begin()
+        except http.client.HTTPException as error:
+            # Of a line that is too long it says so by type; of more than 100 lines it does with the bare class.
+            if isinstance(error, http.client.LineTooLong) or type(error) is http.client.HTTPException:
+                raise RequestFailed("too-large", f"headers: {_one_line(error)}") from error
+            raise

@@ -124,7 +124,7 @@ class Response:
 
         Raises:
             RequestFailed: ``too-large``, ``decompression-limit``, ``timeout``, ``too-slow``, ``truncated``,
-                ``connect``, ``corrupt`` or ``cancelled``.
+                ``connect``, ``corrupt``, ``unsupported-format`` (its coding) or ``cancelled``.
         """
         limit = self._conditions.max_bytes
         size = 0
@@ -186,7 +186,8 @@ class Fetcher(Protocol):
         """Ask for ``request.location`` and return when the headers are in.
 
         Raises:
-            RequestFailed: ``dns``, ``connect``, ``tls``, ``timeout``, ``bad-url`` or ``cancelled``.
+            RequestFailed: ``dns``, ``connect``, ``tls``, ``timeout``, ``truncated`` or ``too-large`` (the headers),
+                ``bad-url``, ``unsupported-scheme`` or ``cancelled``.
         """
         ...
 
@@ -270,15 +271,15 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     value = headers.get("retry-after", "").strip()
     if value.isdecimal() and len(value) < 10:
         return float(value)
-    until = _timestamp(value)
+    until = timestamp(value)
     if until is None:
         return None
-    here = _timestamp(headers.get("date", ""))
+    here = timestamp(headers.get("date", ""))
     return max(0.0, until - (now if here is None else here))
 
 
-def _timestamp(value: str) -> float | None:
-    """An HTTP-date as seconds since the epoch."""
+def timestamp(value: str) -> float | None:
+    """An HTTP-date as seconds since the epoch; None where it is none."""
     try:
         date = parsedate_to_datetime(value)
         return date.replace(tzinfo=date.tzinfo or UTC).timestamp()

@@ -2,7 +2,8 @@
 
 Each connection asks once for the addresses of its host, vets every one, and goes to an address that was vetted and not
 to the name, whose next answer may be another one. So it does not matter who named the host, a page, a redirect or
-robots.txt, nor how it is spelled. A proxy would look up names by itself: with one in between, vetting is its task.
+robots.txt, nor how it is spelled. A proxy looks up names by itself: with one in between, vetting names is its task, and
+ours is what is written as an address.
 """
 
 import ipaddress
@@ -106,6 +107,19 @@ class Guard:
         if is_loopback(host) and parsed in self._places.get((str(parsed), port), ()):
             return ""
         return what
+
+    def vet(self, host: str, port: int) -> None:
+        """Refuse what can be seen to be private without asking for its addresses: all that can be said before a proxy.
+
+        Raises:
+            RequestFailed: ``blocked-address``.
+        """
+        if port in BLOCKED_PORTS:
+            raise self._refused(host, port, _OTHER_PORT)
+        address = host if _is_address(host) else _LOCALHOST[0] if is_loopback(host) else ""
+        what = self.objection(host, port, address) if address else ""
+        if what:
+            raise self._refused(host, port, what)
 
     def connect(
         self, host: str, port: int, seconds: float | None, options: Sequence[tuple[Any, ...]] = ()

@@ -62,7 +62,6 @@ def _negate(context: click.Context, param: click.Parameter, value: bool | None) 
     return None if value is None else not value
 
 
-allow_private = option("--allow-private", is_flag=True, help="Visit private addresses too, not only those of seeds.")
 about_output = _group(
     click.option("-q", "--quiet", is_flag=True, help="Only results, errors and the summary."),
     click.option("-v", "--verbose", is_flag=True, help="Results on a terminal, too, and what happens."),
@@ -71,6 +70,11 @@ about_output = _group(
 about_this_box = _group(
     option("-w", "--workers", type=int, help="Downloader processes here; 0: threads of this one. [cores, at most 4]"),
     option("-t", "--threads", type=int, help="Downloads at a time in each process. [16]"),
+)
+about_its_network = _group(
+    option("--allow-private", is_flag=True, help="Visit private addresses too, not only those of seeds."),
+    option("--proxy", metavar="URL", help="Fetch through this HTTP proxy; with a password, better in CRAWLER_PROXY."),
+    option("--cookies", metavar="FILE", help="Cookies to send, in the format of Netscape and curl."),
 )
 about_settings = _group(
     option("-d", "--depth", type=int, help="Links to follow from a seed. [20]"),

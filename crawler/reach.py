@@ -1,4 +1,4 @@
-"""Whether this box reaches the network's name servers; if not, no request is to blame.
+"""Whether this box reaches the network's name servers, and its proxy; if not, no request is to blame.
 
 A name that does not exist is the name's fault, and an answer. Silence of the name servers is ours: what meets it goes
 back uncharged, and one request at a time finds out whether they are back.
@@ -61,9 +61,13 @@ class Reach:
             return outcome
         if self._silences == _SILENCES:
             self._pause = _PAUSE
-            _log.warning("no name server answers this machine: what is to be fetched waits until one does")
+            _log.warning(
+                "no name server answers this machine, or its proxy is gone: what is to be fetched waits until one does"
+            )
         if not self._has_reached and now - self._since >= self._patience:
-            raise NetworkError("no name server answers this machine; check its network and run the same command again")
+            raise NetworkError(
+                "no name server answers this machine, or its proxy is gone; check its network and run the command again"
+            )
         if now >= self._next_at:
             self._next_at, self._pause = now + self._pause, min(2 * self._pause, _LONGEST_PAUSE)
         return Outcome(status="released", token=outcome.token)

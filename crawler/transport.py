@@ -6,42 +6,44 @@ construction, and less than half of the CPU. `requests.adapters.HTTPAdapter.send
 """
 
 import functools
-import logging
 import re
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from http.client import HTTPResponse
 from typing import Any
+from urllib.parse import unquote
 from weakref import WeakSet
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, ProxyManager
+from urllib3 import HTTPResponse as RawResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
-from urllib3.util import Timeout, parse_url
+from urllib3.util import Timeout, make_headers, parse_url
 
 from crawler import __version__
+from crawler.body import NetworkBody
+from crawler.cookies import Cookies
 from crawler.errors import RequestFailed
 from crawler.exchange import NETWORK_ERRORS, Answer, Exchange, classify
 from crawler.fetcher import Conditions, Limits, Response
 from crawler.guard import Guard
 from crawler.model import Request
-
-logger = logging.getLogger(__name__)
+from crawler.urls import canonicalize, host_and_port, origin
 
 #: How a fetcher introduces itself where nobody says otherwise.
 USER_AGENT = f"imgcrawler/{__version__}"
 
 #: Origins per thread with an idle connection; a turn works on one host, so few come back before they are forgotten.
 _IDLE_ORIGINS = 4
-#: What is read, at most and for how long, of a body nobody wants, to keep its connection.
-_DRAINABLE = 65_536
-_DRAIN_SECONDS = 1.0
+#: Longest ``Referer`` with more than the origin (W3C Referrer Policy §8.4).
+_MAX_REFERRER = 4_096
 _EMAIL = re.compile(r"[!-?A-~]{1,64}@[A-Za-z0-9.-]{1,255}")
 
 
@@ -50,9 +52,10 @@ class Transport(HTTPAdapter):
 
     exchange: Exchange
 
-    def __init__(self, tls: ssl.SSLContext, guard: Guard) -> None:
+    def __init__(self, tls: ssl.SSLContext, guard: Guard, proxy: ProxyManager | None = None) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
         self._tls = tls
+        self._proxy = proxy
         self.guard = guard
         self._pools: dict[str, HTTPConnectionPool] = {}
 
@@ -72,9 +75,9 @@ class Transport(HTTPAdapter):
         """Nothing: the TLS context of all pools verifies, and it is loaded once instead of for every connection."""
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
-        """The URL from its path on, spelled as we remember it."""
+        """The URL from its path on, spelled as we remember it; all of it where a proxy is to fetch it."""
         url = request.url or ""
-        return url[url.index("/", 8) :]
+        return url if self._proxy and url.startswith("http:") else url[url.index("/", 8) :]
 
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
         """The answer as it came, without requests' search for cookies and for an encoding."""
@@ -93,14 +96,20 @@ class Transport(HTTPAdapter):
         super().close()
 
     def _new_pool(self, origin: str) -> HTTPConnectionPool:
-        parts = parse_url(origin)
-        host = parts.host or ""
+        parts, options = parse_url(origin), dict[str, Any]()
+        if self._proxy is not None and self._proxy.proxy is not None:
+            options = {
+                key: self._proxy.connection_pool_kw[key] for key in ("_proxy", "_proxy_headers", "_proxy_config")
+            }
+            if parts.scheme == "http":  # which a proxy fetches itself; to https it opens a tunnel
+                parts = self._proxy.proxy
+        host, is_secure = parts.host or "", parts.scheme == "https"
         pool = (
-            HTTPSConnectionPool(host, parts.port, maxsize=1, ssl_context=self._tls)
-            if parts.scheme == "https"
-            else HTTPConnectionPool(host, parts.port, maxsize=1)
+            HTTPSConnectionPool(host, parts.port, maxsize=1, ssl_context=self._tls, **options)
+            if is_secure
+            else HTTPConnectionPool(host, parts.port, maxsize=1, **options)
         )
-        kind = _SecureConnection if parts.scheme == "https" else _Connection
+        kind = _SecureConnection if is_secure else _Connection
         pool.ConnectionCls = functools.partial(kind, self)  # type: ignore[assignment]  # called like a class
         return pool
 
@@ -121,11 +130,13 @@ class _Connection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         """A connection that the guard permits; the name stays that of the host, for ``Host``, SNI and certificate.
 
-        There are no proxies. With one, the guard would vet the proxy's address, and the proxy would have to vet others.
+        The user's own proxy may be anywhere; what can be seen of the addresses behind it was vetted before.
 
         Raises:
             RequestFailed: ``blocked-address``; else what urllib3 raises.
         """
+        if self.proxy is not None:
+            return super()._new_conn()
         seconds = Timeout.resolve_default_timeout(self.timeout)
         try:
             return self._transport.guard.connect(self._dns_host, self.port, seconds, self.socket_options or ())
@@ -135,6 +146,14 @@ class _Connection(HTTPConnection):
             raise ConnectTimeoutError(self, f"{self.host} did not answer within {seconds} s") from error
         except OSError as error:
             raise NewConnectionError(self, f"no connection: {error}") from error
+
+    def _tunnel(self) -> None:
+        """Ask a proxy to connect us: an exchange of its own, before the one under way."""
+        self.response_class = HTTPResponse
+        try:
+            super()._tunnel()  # http.client's own, which urllib3 calls too
+        finally:
+            self.response_class = self._answer  # type: ignore[assignment]
 
     def _answer(self, sock: socket.socket, *args: Any, **kwargs: Any) -> Answer:
         exchange = self._transport.exchange
@@ -148,13 +167,15 @@ class _SecureConnection(_Connection, HTTPSConnection):
 
 
 class RequestsFetcher:
-    """Fetches over the network with requests: connections kept alive per thread; no cookies, no proxies of the
-    environment, no redirects followed, no failure tried again. May be called from any thread.
+    """Fetches over the network with requests: connections kept alive per thread; no proxies of the environment,
+    no redirects followed, no failure tried again; a large body that breaks off is gone on with. Any thread may call it.
 
     Args:
         limits: times and speed that hold for each request; default: those of `Limits`.
         user_agent: the ``User-Agent`` header.
         contact: goes into the ``From`` header where it is an e-mail address (RFC 9110 §10.1.2).
+        proxy: URL of a proxy through which everything goes, with its user and password if it wants them; http or https.
+        cookies: the user's; default: none.
         tls: decides which certificates are trusted; default: the bundle of requests.
         guard: decides which addresses may be connected to; default: public ones.
         clock: seconds that only go forward.
@@ -166,6 +187,8 @@ class RequestsFetcher:
         user_agent: str = USER_AGENT,
         *,
         contact: str = "",
+        proxy: str = "",
+        cookies: Cookies | None = None,
         tls: ssl.SSLContext | None = None,
         guard: Guard | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -177,7 +200,9 @@ class RequestsFetcher:
             self._headers["From"] = contact
         self._tls = tls or ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
         self._guard = guard or Guard()
+        self._proxy = _through(proxy, self._tls) if proxy else None
         self._clock = clock
+        self._cookies = cookies or Cookies()
         self._local = threading.local()
         self._lock = threading.Lock()
         self._transports: WeakSet[Transport] = WeakSet()  # those of ended threads go by themselves
@@ -189,24 +214,26 @@ class RequestsFetcher:
         if not url.startswith(("http://", "https://")):
             raise RequestFailed("unsupported-scheme", f"no http(s) URL: {url[:200]!r}")
         headers = self._headers | _negotiation(request, conditions)
-        exchange = Exchange(self._limits, self._clock)
-        try:
-            raw = self._send(exchange, url, headers)
-        except RequestFailed as error:
-            if error.reason != "connect" or not exchange.is_reusing:
-                raise
-            # An idle server may close a connection just before it is used again (RFC 9112 §9.3.1).
-            exchange = Exchange(self._limits, self._clock, exchange.started)
-            raw = self._send(exchange, url, headers)
-        return Response(
+        cookie = self._cookies.header(request)
+        if cookie:
+            headers["Cookie"] = cookie
+        started = self._clock()
+
+        def send(further: Mapping[str, str]) -> tuple[RawResponse, Exchange]:
+            return self._send(url, {**headers, **further}, started, conditions.max_bytes)
+
+        raw, exchange = send({})
+        response = Response(
             url,
             raw.status,
             headers=raw.headers,
-            body=_NetworkBody(raw, exchange, self._running.discard),
+            body=NetworkBody(raw, exchange, send, self._running.discard),
             conditions=conditions,
-            started=exchange.started,
+            started=started,
             clock=self._clock,
         )
+        self._cookies.learn(request, response)
+        return response
 
     def abort(self) -> None:
         """Cut all that is in flight: it ends soon with ``cancelled``. Later fetches are not concerned."""
@@ -219,16 +246,30 @@ class RequestsFetcher:
             for transport in self._transports:
                 transport.close()
 
-    def _send(self, exchange: Exchange, url: str, headers: dict[str, str]) -> HTTPResponse:
+    def _send(self, url: str, headers: dict[str, str], started: float, max_bytes: int) -> tuple[RawResponse, Exchange]:
+        """The answer, once its headers are in, and what it is read through."""
+        exchange = Exchange(self._limits, self._clock, started, max_bytes=max_bytes)
+        try:
+            return self._exchange(exchange, url, headers), exchange
+        except RequestFailed as error:
+            if error.reason != "connect" or not exchange.is_reusing:
+                raise
+            # An idle server may close a connection just before it is used again (RFC 9112 §9.3.1).
+            exchange = Exchange(self._limits, self._clock, started, max_bytes=max_bytes)
+            return self._exchange(exchange, url, headers), exchange
+
+    def _exchange(self, exchange: Exchange, url: str, headers: dict[str, str]) -> RawResponse:
         prepared = requests.PreparedRequest()  # by hand: prepare() would spell the URL in its own way
         prepared.method = "GET"
         prepared.url = url
         prepared.headers = CaseInsensitiveDict(headers)
         transport = self._transport()
+        if self._proxy is not None:
+            self._guard.vet(*host_and_port(url))
         transport.exchange = exchange
         self._running.add(exchange)
         try:
-            raw: HTTPResponse = transport.send(prepared, stream=True, timeout=self._timeout).raw
+            raw: RawResponse = transport.send(prepared, stream=True, timeout=self._timeout).raw
         except NETWORK_ERRORS as error:
             self._running.discard(exchange)
             raise classify(error) from error
@@ -241,59 +282,38 @@ class RequestsFetcher:
         """This thread's connections."""
         transport: Transport | None = getattr(self._local, "transport", None)
         if transport is None:
-            transport = self._local.transport = Transport(self._tls, self._guard)
+            transport = self._local.transport = Transport(self._tls, self._guard, self._proxy)
             with self._lock:
                 self._transports.add(transport)
         return transport
 
 
-class _NetworkBody:
-    """A body read through urllib3, which knows chunks and compression."""
-
-    def __init__(self, raw: HTTPResponse, exchange: Exchange, closed: Callable[[Exchange], None]) -> None:
-        self._raw = raw
-        self._exchange = exchange
-        self._closed = closed
-
-    @property
-    def received(self) -> int:
-        return self._raw.tell()
-
-    def read(self, size: int) -> bytes:
-        try:
-            return self._raw.read1(size, decode_content=True)
-        except NETWORK_ERRORS as error:
-            failure = classify(error)
-            if failure.reason == "connect":  # the headers had come, so what broke off is the body
-                failure = RequestFailed("truncated", failure.detail, retryable=True)
-            raise failure from error
-
-    def close(self) -> None:
-        try:
-            self._drain()
-        except RequestFailed as error:
-            logger.debug("connection not kept: %s", error)
-        finally:
-            self._raw.close()
-            self._raw.release_conn()
-            self._closed(self._exchange)
-
-    def _drain(self) -> None:
-        """Read the little that is left, so that the connection can be used again."""
-        if self._raw.connection is None:  # it went back with the last byte
-            return
-        self._exchange.hurry(_DRAIN_SECONDS)
-        rest = _DRAINABLE
-        while rest > 0 and (piece := self.read(rest)):
-            rest -= len(piece)
+def _through(proxy: str, tls: ssl.SSLContext) -> ProxyManager:
+    """What urllib3 wants to know of a proxy. Its user and password go to it alone, never with what is tunnelled."""
+    parts = parse_url(proxy)
+    headers = make_headers(proxy_basic_auth=unquote(parts.auth)) if parts.auth else None
+    return ProxyManager(parts._replace(auth=None).url, proxy_headers=headers, proxy_ssl_context=tls)
 
 
 def _negotiation(request: Request, conditions: Conditions) -> dict[str, str]:
     """The headers that differ from request to request."""
     image = conditions.accept.startswith("image/")
     headers = {"Accept": conditions.accept, "Accept-Encoding": "identity" if image else "gzip, deflate"}
-    referrer = request.referrer.partition("#")[0]
-    downgrade = referrer.startswith("https:") and request.location.startswith("http:")
-    if referrer.startswith(("http://", "https://")) and referrer.isascii() and not downgrade:
-        headers["Referer"] = referrer
-    return headers
+    referrer = _referrer(request.referrer, request.location)
+    return headers | {"Referer": referrer} if referrer else headers
+
+
+def _referrer(page: str, location: str) -> str:
+    """What a page's ``Referer`` is for a request, as browsers have it where the page says nothing else.
+
+    That is ``strict-origin-when-cross-origin`` (W3C Referrer Policy §3): all of the URL within its origin, the bare
+    origin elsewhere, nothing where it would leave TLS; never a fragment, never credentials.
+    """
+    if not page.startswith(("http://", "https://")) or (page.startswith("https:") and location.startswith("http:")):
+        return ""
+    try:
+        url = canonicalize(page)
+    except ValueError:
+        return ""
+    here = origin(url)
+    return url if here == origin(location) and len(url) <= _MAX_REFERRER else f"{here}/"

@@ -19,6 +19,10 @@ class Peer(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         self.server.connections += 1
         self.send(self.server.greeting)
+        if self.server.talk is not None:
+            with contextlib.suppress(OSError):
+                self.server.talk(self)
+            return
         with contextlib.suppress(OSError), self.request.makefile("rb") as lines:
             while lines.readline() and not self.server.ended.is_set():
                 while lines.readline() not in (b"\r\n", b""):
@@ -48,6 +52,8 @@ class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     connections = 0
     greeting = b""
+    #: Plays a connection instead of the script that plays its requests.
+    talk: Script | None = None
 
     def __init__(self, script: Script) -> None:
         super().__init__(("127.0.0.1", 0), Peer)
@@ -146,6 +152,13 @@ def dripping_headers(peer: Peer) -> None:
     peer.drip(0.02)
 
 
+def dripping_handshake(peer: Peer) -> None:
+    """The beginning of a long TLS record, and then a byte of it now and then."""
+    peer.request.recv(4_096)
+    peer.send(b"\x16\x03\x03\x3f\xff\x02\x00\x3f\xfb")
+    peer.drip(0.05)
+
+
 def dripping_body(peer: Peer) -> None:
     peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
     peer.drip(0.02)
@@ -170,6 +183,10 @@ def flood_of_headers(peer: Peer) -> None:
 
 def two_hundred_headers(peer: Peer) -> None:
     peer.send(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"Content-Length: 0\r\n\r\n")
+
+
+def one_long_header(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 65_530 + b"\r\nContent-Length: 0\r\n\r\n")
 
 
 def slow_but_steady(peer: Peer) -> None:

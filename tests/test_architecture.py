@@ -24,7 +24,8 @@ PACKAGE = Path(crawler.__file__).parent
 #: roof are one room each, so their files may know one another (without cycles).
 FLOORS: list[dict[str, str]] = [
     dict.fromkeys(["errors", "model", "urls"], "ground floor"),
-    dict.fromkeys(["addresses", "guard", "fetcher", "exchange", "transport", "robots", "consent", "tdm"], "instruments")
+    dict.fromkeys(["addresses", "guard", "fetcher", "exchange", "transport", "body", "cookies"], "instruments")
+    | dict.fromkeys(["robots", "consent", "tdm"], "instruments")
     | dict.fromkeys(["storage", "manifest", "lock", "shelf", "notes"], "instruments"),
     {"frontier": "frontier", "harvest": "harvest", "download": "download"},
     {"worker": "worker", "turn": "worker", "reach": "worker", "engines": "engines"},

@@ -286,6 +286,22 @@ def test_a_settings_file_is_for_people_too(tmp_path: Path) -> None:
     assert config.to_toml() == '[harvest]\ndepth = 3\n\n[download]\ntypes = ["jpeg", "png"]\n'
 
 
+@pytest.mark.parametrize("proxy", ["http://proxy.example:3128", "https://me:pass%20word@[::1]:3128/", "http://p"])
+def test_a_box_s_proxy_stays_with_it(proxy: str) -> None:
+    config = CrawlConfig.load(("f", {"box": {"proxy": proxy, "cookies": "mine.txt"}}))
+    assert (config.box.proxy, config.box.cookies) == (proxy, "mine.txt")
+    assert config.to_toml() == "" and "proxy" not in str(config.shared())
+
+
+@pytest.mark.parametrize(
+    "proxy", ["me:secret@proxy", "socks5://me:secret@proxy", "http://me:secret@", "http://a b:secret@p"]
+)
+def test_a_proxy_that_is_none_is_refused_without_its_password(proxy: str) -> None:
+    with pytest.raises(ConfigError, match="proxy must be the URL of an HTTP proxy") as caught:
+        CrawlConfig.load(("f", {"box": {"proxy": proxy}}))
+    assert "secret" not in str(caught.value)
+
+
 @given(CONFIGS, st.integers(1, 99))
 def test_downloaders_hear_everything_but_what_is_the_box_s_own(config: CrawlConfig, threads: int) -> None:
     here = msgspec.structs.replace(config, box=BoxSettings(workers=3, threads=threads, wait=7.5))

@@ -16,7 +16,7 @@ from crawler.engines.base import Engine
 from crawler.errors import CrawlerError
 from crawler.fetcher import Fetcher
 from crawler.frontier.base import Frontier
-from crawler.model import ImageRecord
+from crawler.model import REASONS, ImageRecord
 from crawler.storage import BlobStore
 from crawler.worker import Handler
 
@@ -98,6 +98,11 @@ def test_the_settings_file_is_valid_and_complete() -> None:
     assert {name: set(table) for name, table in tables.items()} == {
         name: set(getattr(CrawlConfig(), name).__struct_fields__) for name in CrawlConfig.__struct_fields__
     }
+
+
+def test_the_reasons_are_explained_and_there_are_no_others() -> None:
+    told = [name for names, _ in rows(section("Reasons")) for name in re.findall(r"`([^`]+)`", names)]
+    assert sorted(told) == sorted({*REASONS, "http-<code>"})
 
 
 def test_the_row_of_the_manifest_has_every_field() -> None:

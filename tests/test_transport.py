@@ -1,22 +1,15 @@
 """The fetcher on the network: headers by `responses`, misbehaviour by a server on loopback."""
 
 import contextlib
-import datetime
 import gzip
-import ipaddress
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import requests
 import responses
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from crawler.errors import RequestFailed
 from crawler.exchange import MAX_HEADER_BYTES
@@ -42,6 +35,7 @@ from tests.peer import (
     no_http,
     no_last_chunk,
     once,
+    one_long_header,
     reset,
     serving,
     short,
@@ -111,7 +105,23 @@ def test_pages_may_come_compressed(fetcher: RequestsFetcher, mocked: responses.R
     assert "Referer" not in headers
 
 
-@pytest.mark.parametrize("referrer", ["https://site.example/secret", "file:///etc/passwd", "http://site.example/é"])
+@pytest.mark.parametrize(
+    ("referrer", "told"),
+    [
+        ("http://u:p@site.example/p?q#top", "http://site.example/p?q"),
+        ("http://site.example/é", "http://site.example/%C3%A9"),
+        ("http://site.example/" + "x" * 4_096, "http://site.example/"),
+        ("http://www.site.example/private/page", "http://www.site.example/"),
+        ("http://site.example:8080/page", "http://site.example:8080/"),
+    ],
+)
+def test_the_page_is_told_as_browsers_tell_it(
+    fetcher: RequestsFetcher, mocked: responses.RequestsMock, referrer: str, told: str
+) -> None:
+    assert sent(fetcher, mocked, Request(url=URL, referrer=referrer), IMAGE)["Referer"] == told
+
+
+@pytest.mark.parametrize("referrer", ["https://site.example/secret", "file:///etc/passwd", "http://[", ""])
 def test_some_referrers_stay_at_home(fetcher: RequestsFetcher, mocked: responses.RequestsMock, referrer: str) -> None:
     assert "Referer" not in sent(fetcher, mocked, Request(url=URL, referrer=referrer), IMAGE)
 
@@ -227,7 +237,7 @@ def test_a_body_cut_short_is_never_taken_for_whole(script: Script) -> None:
     assert (error.reason, error.retryable) == ("truncated", True)
 
 
-@pytest.mark.parametrize(("script", "retryable"), [(hang_up, True), (no_http, False), (two_hundred_headers, False)])
+@pytest.mark.parametrize(("script", "retryable"), [(hang_up, True), (no_http, False)])
 def test_no_answer_is_no_connection(script: Script, retryable: bool) -> None:
     error = failure_of(script)
     assert (error.reason, error.retryable) == ("connect", retryable)
@@ -276,6 +286,12 @@ def test_a_slow_body_that_is_fast_enough_is_read() -> None:
 @pytest.mark.parametrize("script", [flood_of_headers, flood_of_interim_answers])
 def test_headers_are_capped(script: Script) -> None:
     assert f"headers of more than {MAX_HEADER_BYTES} bytes" in str(failure_of(script, Limits()))
+
+
+@pytest.mark.parametrize("script", [two_hundred_headers, one_long_header])
+def test_headers_are_too_large_by_number_and_by_length_of_a_line(script: Script) -> None:
+    error = failure_of(script, Limits())
+    assert (error.reason, error.retryable) == ("too-large", False)
 
 
 def connections_for(script: Script, times: int) -> int:
@@ -381,67 +397,3 @@ def test_a_fetcher_works_on_after_an_abort() -> None:
                 assert response.read() == b"ok"
             fetcher.abort()
         assert server.connections == 1
-
-
-# --- TLS
-
-
-def certificate(folder: Path) -> Path:
-    """A certificate, valid for 127.0.0.1, that nobody trusts who was not told to."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "server.pem"
-    encoding, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
-    secret = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, no_password)
-    path.write_bytes(secret + made.public_bytes(encoding))
-    return path
-
-
-@pytest.fixture
-def secure(tmp_path: Path) -> Iterator[tuple[Server, ssl.SSLContext]]:
-    """A TLS server, and a context that trusts it."""
-    path = certificate(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    with serving(answers(b"secret")) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        yield server, ssl.create_default_context(cafile=path)
-
-
-def tls_fetch(server: Server, host: str, trust: ssl.SSLContext | None) -> bytes:
-    fetcher = RequestsFetcher(Limits(connect=2.0, total=2.0), "test/1.0", tls=trust)
-    request = Request(url=f"https://{host}:{server.port}/")
-    with contextlib.closing(fetcher), fetcher.fetch(request, Conditions()) as response:
-        return response.read()
-
-
-def test_a_trusted_certificate_is_accepted(secure: tuple[Server, ssl.SSLContext]) -> None:
-    server, trust = secure
-    assert tls_fetch(server, "127.0.0.1", trust) == b"secret"
-
-
-def test_an_unknown_certificate_is_refused_for_good(secure: tuple[Server, ssl.SSLContext]) -> None:
-    with pytest.raises(RequestFailed) as caught:
-        tls_fetch(secure[0], "127.0.0.1", None)
-    assert (caught.value.reason, caught.value.retryable) == ("tls", False)
-
-
-def test_a_certificate_for_another_name_is_refused_for_good(secure: tuple[Server, ssl.SSLContext]) -> None:
-    with pytest.raises(RequestFailed) as caught:
-        tls_fetch(secure[0], "localhost", secure[1])
-    assert (caught.value.reason, caught.value.retryable) == ("tls", False)
-
-
-def test_a_server_without_tls_fails_but_may_be_tried_again() -> None:
-    with serving(silent) as server, pytest.raises(RequestFailed) as caught:
-        server.greeting = b"220 ready\r\n"
-        tls_fetch(server, "127.0.0.1", None)
-    assert (caught.value.reason, caught.value.retryable) == ("tls", True)

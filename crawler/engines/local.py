@@ -1,12 +1,13 @@
 """Workers on this box: threads of the master, or downloader processes that join it over loopback like any other."""
 
 import logging
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -74,6 +75,7 @@ class ProcessEngine:
         store: directory in which they all save.
         count: processes.
         options: further command-line options for each.
+        environment: further variables for each; what may be secret stands in no command line.
         popen: what starts a process.
     """
 
@@ -84,9 +86,11 @@ class ProcessEngine:
         *,
         count: int,
         options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
         popen: Callable[..., "subprocess.Popen[str]"] = subprocess.Popen,
     ) -> None:
         self._command = [sys.executable, "-m", "crawler", "download", str(join), "-o", str(store), *options]
+        self._environment = {**os.environ, **(environment or {})}
         self._count = count
         self._popen = popen
         self._processes: dict[int, subprocess.Popen[str]] = {}
@@ -134,6 +138,7 @@ class ProcessEngine:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="backslashreplace",
+            env=self._environment,
             **_own_group(),
         )
         self._processes[slot] = process

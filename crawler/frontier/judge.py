@@ -172,7 +172,7 @@ class Judge:
     def _retry(self, entry: Entry, outcome: Outcome, worker: str, now: float) -> Ruling:
         """Once more, after a while; or the end, where that was the last attempt."""
         attempts = entry.attempts + 1
-        if attempts >= politeness.attempts_allowed(self._policy, outcome.reason):
+        if attempts >= politeness.attempts_allowed(self._policy, entry.request.kind, outcome.reason):
             return self.finish(entry, outcome.reason or "internal", outcome, worker, now)
         delay = outcome.retry_in
         if delay is None:  # a busy host is left alone as a whole; then the request needs no wait of its own

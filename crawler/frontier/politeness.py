@@ -7,6 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from crawler.model import Kind
 from crawler.urls import is_loopback
 
 #: Order within one host's queue.
@@ -33,6 +34,9 @@ _FIRST_OUTAGE, _MAX_OUTAGE = 30.0, 3_600.0
 
 #: Reasons that are tried once more only: each attempt may cost a whole time-out.
 _SLOW_REASONS = frozenset({"timeout", "too-slow"})
+_SLOW_ATTEMPTS = 2
+#: Attempts at a robots.txt in a row; while it can't be had it is asked for again every hour anyway.
+_ROBOTS_ATTEMPTS = 4
 
 
 class Policy(Struct, frozen=True, kw_only=True):
@@ -87,9 +91,11 @@ def turn_size(waiting: int, *, asked: int, gap: float, latency: float, free_turn
     return max(1, min(asked, worth, share))
 
 
-def attempts_allowed(policy: Policy, reason: str) -> int:
+def attempts_allowed(policy: Policy, kind: Kind, reason: str) -> int:
     """Network attempts that a request may have when the last one failed for ``reason``."""
-    return min(2, policy.max_attempts) if reason in _SLOW_REASONS else policy.max_attempts
+    if reason in _SLOW_REASONS:
+        return min(_SLOW_ATTEMPTS, policy.max_attempts)
+    return min(_ROBOTS_ATTEMPTS, policy.max_attempts) if kind == "robots" else policy.max_attempts
 
 
 def retry_delay(attempts: int, draw: float) -> float:

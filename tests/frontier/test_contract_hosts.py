@@ -53,7 +53,7 @@ def test_an_origin_without_reachable_rules_is_given_up_at_the_end(make: Make, cl
     frontier = make(Policy(delay=0.0))
     frontier.put([image()])
     lease(frontier)
-    for _ in range(5):
+    for _ in range(4):
         grant = lease(frontier, "robots")
         frontier.complete("w1", [Outcome(status="retry", token=tokens(grant)[0], reason="connect")], turn_ids(grant))
         clock.go(20)

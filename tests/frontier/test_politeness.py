@@ -21,6 +21,7 @@ from crawler.frontier.politeness import (
     turn_size,
     turns,
 )
+from crawler.model import Kind
 
 seconds = st.floats(0, 1e9)
 draws = st.floats(0, 1, exclude_max=True)
@@ -157,14 +158,25 @@ def test_a_turn_holds_something_that_is_there(
 
 
 @pytest.mark.parametrize(
-    ("reason", "wanted"), [("connect", 5), ("http-503", 5), ("", 5), ("timeout", 2), ("too-slow", 2)]
+    ("kind", "reason", "wanted"),
+    [
+        ("image", "connect", 5),
+        ("page", "http-503", 5),
+        ("page", "", 5),
+        ("image", "timeout", 2),
+        ("image", "too-slow", 2),
+        ("robots", "http-500", 4),
+        ("robots", "timeout", 2),
+    ],
 )
-def test_what_costs_a_time_out_is_tried_once_more_only(reason: str, wanted: int) -> None:
-    assert attempts_allowed(Policy(), reason) == wanted
+def test_what_costs_a_time_out_and_what_is_asked_again_anyway_is_tried_less_often(
+    kind: Kind, reason: str, wanted: int
+) -> None:
+    assert attempts_allowed(Policy(), kind, reason) == wanted
 
 
 def test_nothing_is_tried_more_often_than_the_policy_allows() -> None:
-    assert {attempts_allowed(Policy(max_attempts=1), reason) for reason in ("connect", "timeout")} == {1}
+    assert {attempts_allowed(Policy(max_attempts=1), "image", reason) for reason in ("connect", "timeout")} == {1}
 
 
 def test_a_retry_waits_twice_as_long_each_time() -> None:
