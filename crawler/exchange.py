@@ -19,6 +19,7 @@ from urllib3 import exceptions as urllib3
 
 from crawler.errors import RequestFailed
 from crawler.fetcher import Limits
+from crawler.guard import NoNameServer
 
 #: Bytes that status line, headers and interim answers may take together.
 MAX_HEADER_BYTES = 65_536
@@ -46,8 +47,6 @@ _VERDICTS: tuple[tuple[tuple[type[BaseException], ...], str, bool], ...] = (
     ((http.client.HTTPException, urllib3.InvalidHeader), "connect", False),  # answers that are no HTTP
     ((OSError, urllib3.HTTPError), "connect", True),
 )
-#: What name servers answer with: the name, or an address of it, does not exist; the last one is Windows' WSANO_DATA.
-_NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME), 11_004}
 _NOT_CONNECTED = (urllib3.NewConnectionError, urllib3.ConnectTimeoutError)
 
 
@@ -67,9 +66,9 @@ def _down(causes: Sequence[BaseException]) -> str:
     """Who did not answer at all, as `RequestFailed` tells it."""
     is_proxy = any(isinstance(cause, urllib3.ProxyError) for cause in causes)
     for cause in causes:
-        if isinstance(cause, socket.gaierror):
-            return "host" if cause.errno in _NO_SUCH_NAME and not is_proxy else "resolver"
-    if not any(isinstance(cause, _NOT_CONNECTED) for cause in causes):
+        if isinstance(cause, NoNameServer):
+            return "resolver"
+    if not any(isinstance(cause, (*_NOT_CONNECTED, socket.gaierror)) for cause in causes):
         return ""
     return "resolver" if is_proxy else "host"
 

@@ -36,6 +36,15 @@ MAX_EXEMPT = 10_000
 _LOOK_UPS = 16
 #: Refused places that are logged, each once.
 _MAX_TOLD = 1_000
+#: What name servers answer with: the name, or an address of it, does not exist; the last one is Windows' WSANO_DATA.
+NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME), 11_004}
+
+
+class NoNameServer(socket.gaierror):
+    """No name server has answered, about this name or another: this box is cut off, as far as can be told.
+
+    The same error of the system's, `socket.EAI_AGAIN`, may also come of a domain whose own servers are broken.
+    """
 
 
 class Exemption(Struct, frozen=True, kw_only=True):
@@ -64,6 +73,8 @@ class Guard:
         self._places: dict[tuple[str, int], frozenset[Address]] = {}
         self._lock = threading.Lock()
         self._told: set[tuple[str, int]] = set()
+        #: The name that name servers knew last.
+        self._heard_of = ""
         self.exempt(exempt)
 
     @classmethod
@@ -138,12 +149,34 @@ class Guard:
         """
         if port in BLOCKED_PORTS:
             raise self._refused(host, port, _OTHER_PORT)
-        places = socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM)
+        places = self._look_up(host, port)
         objections = [self.objection(host, port, str(place[4][0])) for place in places]
         permitted = [place for place, what in zip(places, objections, strict=True) if not what]
         if not permitted:
             raise self._refused(host, port, next(iter(objections), "nowhere"))
         return _connect(permitted, seconds, options)
+
+    def _look_up(self, host: str, port: int) -> list[Any]:
+        try:
+            places = socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            if error.errno in NO_SUCH_NAME or self._hears_of_others(host):
+                raise
+            raise NoNameServer(*error.args) from error
+        if not _is_address(host) and not is_loopback(host):
+            self._heard_of = host
+        return places
+
+    def _hears_of_others(self, host: str) -> bool:
+        """Whether name servers answer about another name, the one that they knew last: then it is this one's fault."""
+        known = self._heard_of
+        if known in ("", host):
+            return False
+        try:
+            socket.getaddrinfo(known, 80, allowed_gai_family(), socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            return error.errno in NO_SUCH_NAME
+        return True
 
     def _refused(self, host: str, port: int, what: str) -> RequestFailed:
         with self._lock:

@@ -30,6 +30,8 @@ _POLL = 1.0
 #: Files that are flushed together, and the seconds that the first of them waits at most.
 _FLUSH_FILES = 100
 _FLUSH_SECONDS = 2.0
+#: Requests in a row for which no connection could be made, after which the frontier is to decide about their host.
+_MISSES = 5
 #: A busy host that names no time is left alone for so many seconds, until the frontier has decided.
 _SHUN_SECONDS = 1.0
 #: Seconds between two renewals while a host may have visitors beside us.
@@ -219,8 +221,7 @@ class Worker:
                     continue
             asked_at = self._clock()
             kinds = tuple(self._handlers)
-            limit = 1 if self._reach.is_cut_off else settings.batch
-            grant = self._frontier.lease(self.name, kinds, limit, settings.lease, _POLL)
+            grant = self._frontier.lease(self.name, kinds, self._limit(), settings.lease, _POLL)
             if grant.state in ("drained", "draining"):
                 return grant.state
             for turn in grant.turns:
@@ -233,9 +234,13 @@ class Worker:
         return "draining"
 
     def _has_room(self) -> bool:
-        if self._reach.is_cut_off:  # one at a time finds out
-            return self._stopping.is_set() or (self._busy == 0 and self._reach.may_try)
         return self._busy < self._settings.threads or self._stopping.is_set()
+
+    def _limit(self) -> int:
+        """Requests to ask for; where this box is cut off one now and then, and else only how things stand."""
+        if self._reach.is_cut_off:
+            return 1 if self._reach.may_try else 0
+        return self._settings.batch
 
     # working a turn off -------------------------------------------------------------------------------------------
 
@@ -250,17 +255,22 @@ class Worker:
                     self._changed.notify_all()
 
     def _work_off(self, held: _Held) -> None:
+        misses = 0
         for outcome in work_off(
             held.turn, self._attempt, may_start=lambda at: self._may_start(held, at), clock=self._clock
         ):
             self._finish(held, outcome)
+            misses = misses + 1 if outcome.down else 0
+            held.is_over |= outcome.down == "resolver" or misses >= _MISSES
             if outcome.overloaded or outcome.host_wait is not None:
                 self._shun(held.turn.host, outcome.host_wait or _SHUN_SECONDS)
 
     def _shun(self, host: str, seconds: float) -> None:
         """A host asks all of us to stay away: end its other turns, and those lent before the frontier hears of it."""
         with self._changed:
-            self._shunned[host] = self._clock() + seconds
+            now = self._clock()
+            self._shunned = {name: until for name, until in self._shunned.items() if until > now}
+            self._shunned[host] = now + seconds
             for held in self._held.values():
                 held.is_over |= held.turn.host == host
 
@@ -291,25 +301,18 @@ class Worker:
     # committing ---------------------------------------------------------------------------------------------------
 
     def _finish(self, held: _Held, outcome: Outcome) -> None:
-        outcome = self._judged(outcome)
+        try:
+            with self._changed:
+                outcome = self._reach.judge(outcome, held.turn.host)
+        except NetworkError as error:
+            self._fail(error)
+            outcome = Outcome(status="released", token=outcome.token)
         if outcome.record is not None and not outcome.record.fetched_at:
             outcome = structs.replace(outcome, record=structs.replace(outcome.record, fetched_at=time.time()))
         self._finished.put(self._noted(outcome))
         with self._changed:
             received = self._progress.received + outcome.received
             self._progress = structs.replace(self._progress, received=received)
-
-    def _judged(self, outcome: Outcome) -> Outcome:
-        """The outcome; where this box is cut off, its request goes back uncharged, and all others with it."""
-        with self._changed:
-            try:
-                outcome = self._reach.judge(outcome)
-            except NetworkError as error:
-                self._fail(error)
-                return Outcome(status="released", token=outcome.token)
-            for held in self._held.values() if self._reach.is_cut_off else ():
-                held.is_over = True
-        return outcome
 
     def _noted(self, outcome: Outcome) -> Outcome:
         """The outcome, noted; where the disk refuses, its request goes back uncharged."""

@@ -184,6 +184,24 @@ BREAKS: dict[str, tuple[Break, str]] = {
         sql("UPDATE record SET copy = NULL WHERE seq = :success"),
         "a record is counted as something else than it says",
     ),
+    "a page is gone": (
+        sql("DELETE FROM request_data WHERE id = 2", "DELETE FROM request WHERE id = 2"),
+        "requests are missing",
+    ),
+    "data of nobody's": (sql("DELETE FROM request WHERE id = 2"), "something is left of what is gone"),
+    "a key of nobody's": (sql("INSERT INTO request_index VALUES (5, 999999)"), "something is left of what is gone"),
+    "a host that is none": (
+        sql("INSERT INTO host VALUES ('x.example', x'7b')"),
+        "what is known of a host can't be read",
+    ),
+    "a time that is none": (
+        sql("UPDATE origin SET rules_until = 'soon' WHERE id = 1"),
+        "the robots rules of a host can't be read",
+    ),
+    "a number that is none": (
+        sql("INSERT INTO meta VALUES ('copy_index', x'616263')"),
+        "a note of the crawl's own can't be read",
+    ),
     "two first copies": (
         sql(
             "UPDATE record SET copy = (SELECT copy FROM record WHERE status = 'success' LIMIT 1) WHERE seq ="

@@ -14,13 +14,15 @@ from urllib3.connection import HTTPConnection
 from crawler.errors import RequestFailed
 from crawler.exchange import MAX_HEADER_BYTES, Exchange, classify
 from crawler.fetcher import Limits
+from crawler.guard import NoNameServer
 
 CONNECTION = HTTPConnection("site.example")
 REFUSED = ConnectionRefusedError(111, "Connection refused")
 
 
 UNKNOWN = socket.gaierror(socket.EAI_NONAME, "unknown")
-SILENT = socket.gaierror(socket.EAI_AGAIN, "try again")
+SILENT = NoNameServer(socket.EAI_AGAIN, "try again")
+BROKEN = socket.gaierror(socket.EAI_AGAIN, "try again")
 
 
 def wrapped(error: Exception) -> Exception:
@@ -66,7 +68,8 @@ def test_every_error_has_a_reason(error: Exception, reason: str, retryable: bool
     [
         (wrapped(caused(urllib3.NameResolutionError("x", CONNECTION, UNKNOWN), UNKNOWN)), "host"),
         (wrapped(caused(urllib3.NameResolutionError("x", CONNECTION, SILENT), SILENT)), "resolver"),
-        (socket.gaierror(socket.EAI_FAIL, "failed"), "resolver"),
+        (wrapped(caused(urllib3.NameResolutionError("x", CONNECTION, BROKEN), BROKEN)), "host"),
+        (socket.gaierror(socket.EAI_FAIL, "failed"), "host"),
         (wrapped(caused(urllib3.NewConnectionError(CONNECTION, "refused"), REFUSED)), "host"),
         (wrapped(urllib3.ConnectTimeoutError(CONNECTION, "slow")), "host"),
         (requests.ReadTimeout("slow"), ""),

@@ -267,3 +267,15 @@ def test_what_is_exempt_is_news_once_and_has_an_end() -> None:
     assert guard.exempt([one(host="10.0.0.1")]) and not guard.exempt([one(host="10.0.0.1")])
     guard.exempt(one(host=f"h{number}") for number in range(MAX_EXEMPT + 5))
     assert len(guard.exemptions) == MAX_EXEMPT
+
+
+# --- whose fault a silence is
+
+
+def test_a_domain_whose_servers_are_broken_is_told_from_a_box_that_is_cut_off(install: Install) -> None:
+    guard = Guard()
+    install({"good.example": [[PUBLIC], [PUBLIC], SILENT], "broken.example": [SILENT]})
+    assert failure("http://broken.example/", guard).down == "resolver"  # nobody is known who could be asked about
+    assert fetch("http://good.example/", guard)
+    assert failure("http://broken.example/", guard).down == "host"
+    assert failure("http://broken.example/", guard).down == "resolver"  # now that one is silent, too

@@ -99,7 +99,7 @@ def test_master_and_downloader_clear_their_directories_when_they_start(tmp_path:
         leave_part(place / "x.jpg")
     with commands(tmp_path) as start, DemoServer(many_pictures(tmp_path, 3)) as server:
         master = start("master", "harvest", server.url, "-o", job)
-        wait_until(lambda: (job / "join").exists(), "a join file")
+        wait_until(lambda: (job / "crawl.toml").exists(), "a master at work")
         assert parts(job) == []
         helper = start("box", "download", job / "join", "-o", box)
         assert (master.ends(), helper.ends()) == (0, 0), master.said + helper.said

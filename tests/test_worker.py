@@ -405,6 +405,30 @@ def test_a_box_that_never_reached_a_name_server_gives_up_and_fails_nothing(front
     assert (stats.failed, stats.waiting, stats.leased) == (0, 4, 0)
 
 
+def test_a_box_that_is_cut_off_still_hears_of_the_end(frontier: SqliteFrontier) -> None:
+    frontier.put([image(f"http://{n}.example/") for n in range(3)])
+    handler = Handle(Names().answer)
+    with running(worker(frontier, handler)) as thread:
+        wait_until(lambda: len(handler.seen) >= 3, "attempts in vain")
+        frontier.drain()
+        thread.join(5)
+        assert not thread.is_alive()
+    assert frontier.stats().failed == 0
+
+
+def test_what_needs_no_name_server_goes_on_beside_one_that_is_silent(frontier: SqliteFrontier) -> None:
+    names = Names()
+
+    def answer(request: Request) -> Outcome:
+        is_named = request.url.startswith("http://broken")
+        return names.answer(request) if is_named else structs.replace(good(request), latency=0.01)
+
+    frontier.put([image("http://broken.example/"), *images(60)])
+    with running(worker(frontier, Handle(answer))):
+        wait_until(lambda: frontier.stats().success == 60, "all that can be had")
+    assert frontier.stats().failed == 0
+
+
 def test_names_that_do_not_exist_are_no_outage(frontier: SqliteFrontier) -> None:
     frontier.put([image(f"http://{n}.example/") for n in range(12)])
     gone = RequestFailed("dns", down="host")

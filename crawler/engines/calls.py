@@ -52,6 +52,7 @@ _Names = Annotated[tuple[_Name, ...], Meta(max_length=MAX_BATCH)]
 _Worker = Annotated[str, Meta(pattern=r"\A(?!(?:harvester|downloader)\Z)[A-Za-z0-9_.:/-]{1,128}\Z")]
 _Seconds = Annotated[float, Meta(ge=0, le=3_600)]
 _Count = Annotated[int, Meta(ge=1, le=MAX_LEASE)]
+_Limit = Annotated[int, Meta(ge=0, le=MAX_LEASE)]
 _WORDS = re.compile(r"[ -~]{0,64}")
 _INT64 = 2**63
 _Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -83,7 +84,8 @@ class _Hello(Struct, frozen=True, array_like=True):
 class _Lease(_Arguments, frozen=True):
     worker: _Worker
     kinds: Annotated[tuple[Kind, ...], Meta(min_length=1, max_length=5)]
-    limit: _Count
+    #: 0: no work, only how things stand.
+    limit: _Limit
     seconds: _Seconds
     wait: _Seconds
 

@@ -203,7 +203,7 @@ class Server(managers.Server):
 
     def _serve_call(self, conn: wire.Channel) -> None:
         size, who = conn.announced(), network(conn.host)
-        with ExitStack() as answering:
+        with _Answering() as answering:
             with ExitStack() as hearing:
                 if size >= LARGE:
                     hearing.enter_context(self._calls.hold(size, who, self._limits.message))
@@ -215,7 +215,7 @@ class Server(managers.Server):
                 del frame
             self._reply(conn, worker, answer, answering)
 
-    def _perform(self, conn: wire.Channel, frame: wire.Buffer, answering: ExitStack) -> tuple[str, tuple[str, Any]]:
+    def _perform(self, conn: wire.Channel, frame: wire.Buffer, answering: "_Answering") -> tuple[str, tuple[str, Any]]:
         """The answer to a call, and who called, if work may have been leased to him.
 
         An error becomes words here: with its traceback it would keep the frame.
@@ -225,7 +225,7 @@ class Server(managers.Server):
             if ident is None:
                 return "", ("#RETURN", getattr(self, method)(conn, *arguments))
             if method == "records":  # the only answer that is long before anybody can say how long
-                answering.enter_context(self._room_for(conn, calls.RECORDS_BYTES))
+                answering.take(self._room_for(conn, calls.RECORDS_BYTES))
             result = getattr(self._queues[ident], method)(*arguments)
             return (arguments[0] if method == "lease" else ""), ("#RETURN", result)
         except CrawlerError as error:
@@ -236,7 +236,7 @@ class Server(managers.Server):
             log.exception("a call of %s failed", conn.peer)
             return "", ("#ERROR", to_wire(error))
 
-    def _reply(self, conn: wire.Channel, worker: str, answer: tuple[str, Any], answering: ExitStack) -> None:
+    def _reply(self, conn: wire.Channel, worker: str, answer: tuple[str, Any], answering: "_Answering") -> None:
         """Send an answer; what was leased to a worker that can't be told is taken back."""
         taken = answer[1] if isinstance(answer[1], Grant) and answer[1].turns else None
         is_sent = False
@@ -248,13 +248,13 @@ class Server(managers.Server):
             if taken is not None and not is_sent:
                 self._take_back(worker, taken)
 
-    def _send(self, conn: wire.Channel, answer: tuple[str, Any], answering: ExitStack) -> bool:
+    def _send(self, conn: wire.Channel, answer: tuple[str, Any], answering: "_Answering") -> bool:
         """Whether the answer was sent, rather than the error that it can't be."""
         conn.allow(self._limits.message)
         try:
             frame = wire.encode(answer)
-            if len(frame) >= LARGE:
-                answering.enter_context(self._room_for(conn, len(frame)))
+            if len(frame) >= LARGE and not answering.has_room:
+                answering.take(self._room_for(conn, len(frame)))
                 conn.allow(self._limits.message)
             conn.send_bytes(frame)
         except MessageError as error:
@@ -275,6 +275,17 @@ class Server(managers.Server):
             self._frontier.complete(worker, released, [turn.id for turn in grant.turns])
         except Exception:  # the frontier may be closing too; the leases will expire
             log.warning("could not release them", exc_info=True)
+
+
+class _Answering(ExitStack):
+    """What one answer takes up until it is sent: room for it, once, as waiting for more would block others."""
+
+    has_room = False
+
+    def take(self, room: AbstractContextManager[None]) -> None:
+        """Wait for room."""
+        self.enter_context(room)
+        self.has_room = True
 
 
 class Complaints:

@@ -43,7 +43,10 @@ class Frontier(Protocol):
         ...
 
     def lease(self, worker: str, kinds: Sequence[Kind], limit: int, seconds: float, wait: float) -> Grant:
-        """Up to ``limit`` requests in turns, on loan for ``seconds``; blocks up to ``wait`` seconds for work."""
+        """Up to ``limit`` requests in turns, on loan for ``seconds``; blocks up to ``wait`` seconds for work.
+
+        With a limit of 0 it only tells how things stand.
+        """
         ...
 
     def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> Renewal:

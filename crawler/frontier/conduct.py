@@ -32,11 +32,14 @@ class Conduct(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
 def learn(known: Conduct, outcome: Outcome, row: int, now: float, draw: float) -> Conduct:
     """What is known after one more outcome.
 
-    What arrives while nobody visits is about the visits of before: a burst of complaints counts as one.
+    What arrives while nobody visits is about the visits of before: a burst of complaints counts as one, and an answer
+    from then ends nothing.
     """
     if outcome.down:
-        return _missed(known, row, now)
-    if outcome.overloaded or outcome.host_wait is not None:
+        return _missed(known, row, now) if outcome.down == "host" else known
+    if known.blocked_until > now and outcome.latency > 0 and not _complains(outcome):
+        return structs.replace(known, latency=smooth(known.latency, outcome.latency))
+    if _complains(outcome):
         level = max(1, known.complaints + (known.blocked_until <= now))
         wait = overload_delay(level, draw) if outcome.host_wait is None else min(outcome.host_wait, MAX_WAIT)
         until = max(known.blocked_until, now + wait)
@@ -45,6 +48,10 @@ def learn(known: Conduct, outcome: Outcome, row: int, now: float, draw: float) -
         latency = smooth(known.latency, outcome.latency)
         return Conduct(latency=latency, blocked_until=known.blocked_until, wait=known.wait)
     return known
+
+
+def _complains(outcome: Outcome) -> bool:
+    return outcome.overloaded or outcome.host_wait is not None
 
 
 def _missed(known: Conduct, row: int, now: float) -> Conduct:

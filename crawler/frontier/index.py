@@ -27,8 +27,8 @@ class Index:
         self._write = f"INSERT OR REPLACE INTO {name} VALUES (?,?)"  # noqa: S608
         self._database, self._name = database, name
         self._newer: dict[int, int] = dict(database.execute(newer, (written(database, name),)))
-        #: Keys of the transaction under way, and whether it writes.
-        self._fresh: list[int] = []
+        #: Keys of the transaction under way, with the rows that they had before; and whether it writes.
+        self._fresh: list[tuple[int, int | None]] = []
         self._is_writing = False
 
     def find(self, keys: Collection[int]) -> dict[int, int]:
@@ -42,8 +42,8 @@ class Index:
 
     def add(self, key: int, row: int) -> None:
         """Remember a key; of two rows with the same one, the later is found."""
+        self._fresh.append((key, self._newer.get(key)))
         self._newer[key] = row
-        self._fresh.append(key)
 
     def write(self, last: int) -> None:
         """Write what has gathered, if it is enough, at the end of a transaction; ``last`` is the last row there is."""
@@ -61,8 +61,11 @@ class Index:
 
     def rolled_back(self) -> None:
         """The transaction did not happen."""
-        for key in self._fresh:
-            self._newer.pop(key, None)
+        for key, before in reversed(self._fresh):
+            if before is None:
+                del self._newer[key]
+            else:
+                self._newer[key] = before
         self._fresh.clear()
         self._is_writing = False
 

@@ -117,7 +117,8 @@ class Judge:
         if outcome.status == "done":
             return self.finish(entry, outcome.reason, outcome, worker, now)
         if outcome.status == "released":
-            return Ruling(entry, partial(self.queue, entry, returned=True))
+            # What found nobody goes behind the others: they may be at another port, or look up another name.
+            return Ruling(entry, partial(self.queue, entry, returned=not outcome.down))
         if outcome.status == "moved":
             return self._move(entry, outcome, worker, now)
         return self._retry(entry, outcome, worker, now)
@@ -131,8 +132,8 @@ class Judge:
         for row, (entry, outcome) in judged.items():
             host = self._place(entry).host
             known[host] = learn(known.get(host, host.conduct), outcome, row, now, self._dice())
-            if outcome.down and outcome.status == "retry" and known[host].outages:
-                judged[row] = entry, Outcome(status="released", token=outcome.token)
+            if outcome.down == "host" and outcome.status == "retry" and known[host].outages:
+                judged[row] = entry, Outcome(status="released", token=outcome.token, down="host")
         return known
 
     def keep(self, known: dict[Host, Conduct], now: float) -> list[Effect]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 
+from crawler.frontier.conduct import Conduct
 from crawler.frontier.index import written
 from crawler.frontier.ledger import DONE, FAILED, KINDS, WAITING, key_of, name_of, sound_place
 from crawler.frontier.soundness import mark_of, open_to_read
@@ -30,6 +31,7 @@ _PAGE = 1_000
 
 _REQUEST = msgspec.json.Decoder(Request)
 _RECORD = msgspec.json.Decoder(ImageRecord)
+_CONDUCT = msgspec.json.Decoder(Conduct)
 _RULES = msgspec.json.Decoder(RobotsRules)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REASON = re.compile(r"http-[1-9][0-9][0-9]")
@@ -233,6 +235,25 @@ class _Proof:
         if len(self._firsts) + len(self._doubles) >= _PAGE:
             self._keep_copies()
 
+    def _look_for_gaps(self) -> None:
+        number, last = self._db.execute(_COUNT).fetchone()
+        if number != last:
+            self._tell("requests are missing", f"{number} of {last}")
+        for table, row in self._db.execute(_NOWHERE):
+            self._tell("something is left of what is gone", f"{table} {row}")
+
+    def _look_at_notes(self) -> None:
+        """What a master reads before it begins."""
+        for host, state in self._db.execute("SELECT name, state FROM host"):
+            if _decoded(_CONDUCT, state) is None:
+                self._tell("what is known of a host can't be read", str(host))
+        for name, until in self._db.execute("SELECT name, rules_until FROM origin"):
+            if not isinstance(until, int | float):
+                self._tell("the robots rules of a host can't be read", str(name))
+        for name, value in self._db.execute("SELECT name, value FROM meta"):
+            if name in _NOTED_NUMBERS and not _bytes(value).isdigit():
+                self._tell("a note of the crawl's own can't be read", name)
+
     def _keep_copies(self) -> None:
         """On disk: a crawl may have more pictures than memory has room for."""
         self._db.executemany("INSERT OR IGNORE INTO temp.first VALUES (?,?,?)", self._firsts)
@@ -245,9 +266,11 @@ class _Proof:
         self._keep_copies()
         for (number,) in self._db.execute(_STRAY_RECORDS):
             self._tell("a record belongs to no request", f"record {number}")
+        self._look_for_gaps()
+        self._look_at_notes()
         for rule, table, index, key, row in _KEYS:
             query = _LOST_KEYS.format(table=table, index=index, key=key, row=row)
-            upto = written(self._db, index)
+            upto = _written(self._db, index)
             for (number,) in self._db.execute(query, (upto, upto)):
                 self._tell(rule, f"{table} {number}")
         for (url,) in self._db.execute(_DUPLICATES_OF_NOBODY):
@@ -262,6 +285,16 @@ class _Proof:
             )
 
 
+#: What points nowhere, and where requests are missing, as their numbers have no gaps.
+_NOWHERE = (
+    "SELECT 'request_data', id FROM request_data WHERE NOT EXISTS (SELECT 1 FROM request WHERE id = request_data.id)"
+    " UNION ALL SELECT 'request_index', row FROM request_index WHERE NOT EXISTS (SELECT 1 FROM request WHERE id = row)"
+    " UNION ALL SELECT 'copy_index', row FROM copy_index WHERE NOT EXISTS (SELECT 1 FROM record WHERE seq = row)"
+)
+_COUNT = "SELECT COUNT(*), COALESCE(MAX(id), 0) FROM request"
+_NOTED_NUMBERS = ("request_index", "copy_index", "bad_lines")
+
+
 def _is_reason(text: object) -> bool:
     return isinstance(text, str) and (text in REASONS or _REASON.fullmatch(text) is not None)
 
@@ -271,6 +304,12 @@ def _decoded(decoder: "msgspec.json.Decoder[Any]", data: Any) -> Any:
     with suppress(msgspec.MsgspecError, ValueError, TypeError):
         return decoder.decode(data)
     return None
+
+
+def _written(db: sqlite3.Connection, index: str) -> int:
+    with suppress(ValueError):  # which was told of
+        return written(db, index)
+    return 0
 
 
 def _bytes(data: Any) -> bytes:

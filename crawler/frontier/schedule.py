@@ -120,7 +120,8 @@ class Schedule:
             self._list(host, kind)
             return None
         waiting = sum(o.waiting(kind) for o in origins)
-        asked = 1 if kind in _RULELESS or host.conduct.outages else min(limit, self.room(host, kind))
+        asked = 1 if kind in _RULELESS else min(limit, self.room(host, kind))
+        asked = min(asked, 1) if host.conduct.outages else asked
         if asked <= 0:
             return None  # listed again when a turn ends, or something comes back
         size = politeness.turn_size(waiting, asked=asked, gap=gap, latency=host.conduct.latency, free_turns=free_turns)

@@ -321,6 +321,8 @@ class SqliteFrontier:
             return "wait"
         if at_end is not None:
             at_end(kinds, now)
+            if self._schedule.soonest(kinds, now) <= now + self._policy.patience:  # something is asked for instead
+                return "wait"
         return "drained"
 
     def _fail_parked(self, kinds: Sequence[Kind], now: float) -> None:
@@ -368,8 +370,10 @@ class SqliteFrontier:
         with self._ledger.transaction():
             over = Outcome(status="done")
             rulings = [self._judge.finish(entry, reason, over, "", self._clock()) for entry, reason in endings]
+            added = self._ledger.add(ruling.instead for ruling in rulings if ruling.instead)
         for ruling in rulings:
             self._judge.conclude(ruling)
+        self._enlist(added)
 
     # settling -----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from crawler.frontier.conduct import MISSES, Conduct, is_news, learn
 from crawler.frontier.politeness import Policy
@@ -41,7 +42,7 @@ def after(*outcomes: Outcome, now: float = 100.0, known: Conduct | None = None) 
 
 
 def test_an_answer_tells_how_fast_the_host_is_and_that_it_is_well() -> None:
-    assert after(BUSY, DOWN, WELL) == Conduct(latency=0.5, blocked_until=103.0, wait=3.0)
+    assert after(WELL, now=103.0, known=after(BUSY, DOWN)) == Conduct(latency=0.5, blocked_until=103.0, wait=3.0)
 
 
 def test_complaints_of_one_burst_are_one() -> None:
@@ -87,7 +88,21 @@ def test_each_look_in_vain_doubles_the_wait_up_to_an_hour() -> None:
 @pytest.mark.parametrize("answer", [WELL, BUSY, Outcome(status="done", reason="http-500", latency=0.1)])
 def test_whatever_the_host_answers_it_is_not_down(answer: Outcome) -> None:
     assert after(*[DOWN] * 4, answer, *[DOWN] * 4).outages == 0
-    assert after(answer, known=after(*[DOWN] * MISSES)).outages == 0
+    assert after(answer, now=130.0, known=after(*[DOWN] * MISSES)).outages == 0
+
+
+def test_an_answer_of_before_ends_neither_an_outage_nor_a_back_off() -> None:
+    """Successes are told a moment after they came, complaints at once."""
+    down = after(*[DOWN] * MISSES)
+    assert after(WELL, known=down) == structs.replace(down, latency=0.5)
+    busy = after(BUSY)
+    assert after(WELL, known=busy) == structs.replace(busy, latency=0.5)
+    assert learn(after(WELL, known=busy), BUSY, 1, 103.0, 0.5).blocked_until == 103.0 + 6.0
+
+
+def test_a_silent_name_server_says_nothing_about_a_host() -> None:
+    silent = Outcome(status="released", down="resolver")
+    assert after(*[silent] * 20) == Conduct()
 
 
 @pytest.mark.parametrize(
@@ -197,3 +212,46 @@ def test_a_slow_host_is_known_to_be_slow_after_a_restart(open_file: Open, path: 
     frontier = open_file(slow, copy_of(path))
     clock.go(10)
     assert lease(frontier).turns[0].gap == 8.0
+
+
+def test_a_budget_of_a_host_holds_while_it_is_looked_at(make: Make, clock: FakeClock) -> None:
+    frontier = make(Policy(robots=False, delay=0.0, per_host=1, patience=1e6, max_host_images=6))
+    frontier.put(images(20))
+    grant = lease(frontier, limit=1)
+    frontier.complete("w1", done(grant), turn_ids(grant))
+    strike(frontier, 5)
+    for _ in range(20):
+        clock.go(3_600)
+        look = lease(frontier, limit=1)
+        told = [Outcome(status="done", token=token, reason="http-404") for token in tokens(look)]
+        frontier.complete("w1", told, turn_ids(look))
+    stats = frontier.stats()
+    assert stats.success + stats.failed == 6
+
+
+def test_a_look_in_vain_leaves_the_next_one_to_another_request(make: Make, clock: FakeClock) -> None:
+    """The one may be refused at a port at which the other would not be."""
+    frontier = make(PATIENT)
+    frontier.put(images(20))
+    strike(frontier, 20)
+    clock.go(30)
+    first = lease(frontier)
+    frontier.complete("w1", retry(first, down="host"), turn_ids(first))
+    clock.go(60)
+    assert urls(lease(frontier)) != urls(first)
+
+
+def test_the_thumbnails_of_pictures_on_a_host_that_is_down_are_asked_for_at_the_end(
+    make: Make, clock: FakeClock
+) -> None:
+    frontier = make(PATIENT)
+    full = [image(f"http://a.example/{n}.jpg", fallback=f"http://b.example/{n}.jpg") for n in range(8)]
+    frontier.put(full)
+    seen: list[str] = []
+    while (grant := lease(frontier, limit=8)).state != "drained":
+        is_down = any("//a." in url for url in urls(grant))
+        frontier.complete("w1", retry(grant, down="host") if is_down else done(grant), turn_ids(grant))
+        seen += [] if is_down else urls(grant)
+        clock.go(1)
+    assert sorted(seen) == [f"http://b.example/{n}.jpg" for n in range(8)]
+    assert (frontier.stats().reasons, frontier.stats().success) == ({"host-down": 8}, 8)
