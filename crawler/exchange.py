@@ -108,8 +108,8 @@ class Exchange(io.RawIOBase):
     ) -> None:
         super().__init__()
         self.started = clock() if started is None else started
-        #: Whether it goes over a connection that was kept alive, and nothing has come yet.
-        self.is_reusing = False
+        #: Whether it goes over a connection that was kept alive; and whether it does so and nothing has come yet.
+        self.was_kept = self.is_reusing = False
         self._limits = limits
         self._clock = clock
         self._deadline = self.started + limits.total

@@ -157,7 +157,7 @@ class _Connection(HTTPConnection):
 
     def _answer(self, sock: socket.socket, *args: Any, **kwargs: Any) -> Answer:
         exchange = self._transport.exchange
-        exchange.is_reusing = not self._is_new
+        exchange.was_kept = exchange.is_reusing = not self._is_new
         self._is_new = False
         return Answer(exchange, sock, *args, **kwargs)
 
@@ -252,9 +252,11 @@ class RequestsFetcher:
         try:
             return self._exchange(exchange, url, headers), exchange
         except RequestFailed as error:
-            if error.reason != "connect" or not exchange.is_reusing:
+            # An idle server may close a connection just before it is used again (RFC 9112 §9.3.1), and what is no HTTP
+            # may be the rest of an answer before, for which this one must not pay.
+            is_left_over = exchange.was_kept and not error.retryable
+            if error.reason != "connect" or not (exchange.is_reusing or is_left_over):
                 raise
-            # An idle server may close a connection just before it is used again (RFC 9112 §9.3.1).
             exchange = Exchange(self._limits, self._clock, started, max_bytes=max_bytes)
             return self._exchange(exchange, url, headers), exchange
 

@@ -65,12 +65,13 @@ def test_the_fixture_web_is_crawled_over_tls(start: Start, job: Path, tmp_path: 
 
 def test_gaps_and_concurrency_are_right_in_the_servers_log(start: Start, job: Path, tmp_path: Path) -> None:
     with DemoServer(many_pictures(tmp_path, 12)) as server:
-        crawl = start("run", "run", server.url, "-o", job, "--delay", "0.2", "--per-host", "1", "-w", "2")
+        crawl = start("run", "run", server.url, "-o", job, "--delay", "0.4", "--per-host", "1", "-w", "2")
         assert crawl.ends() == 0, crawl.said
         hits = server.requests
     assert len(hits) == 14  # robots.txt, the page, the pictures
     assert max(hit.in_flight for hit in hits) == 1
-    assert min(later.started - earlier.started for earlier, later in pairwise(hits)) >= 0.1
+    jitter = 0.04  # by which a server may note a request late
+    assert min(later.started - earlier.started for earlier, later in pairwise(hits)) >= 0.2 - jitter
 
 
 def test_a_killed_downloader_loses_nothing(start: Start, job: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def crawled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crawled]:
             patience=10,
             connect_timeout=2,
             first_byte_timeout=1,
-            total_timeout=2,
+            total_timeout=4,
             speed_window=0.5,
             min_speed=1000,
             max_bytes=1_000_000,
