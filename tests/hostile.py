@@ -60,7 +60,6 @@ from tests.misdeeds import (
 )
 from tests.pictures import picture
 
-
 _TWO_LENGTHS = b"Content-Length: 5\r\nContent-Length: 9\r\n\r\nabcdefghi"
 
 
