@@ -37,9 +37,10 @@ def try_to_own(directory: Path, *, name: str = ".lock", patience: float = 0.0) -
         cause = error.sqlite_errorcode & 0xFF  # without what extended codes add
         if cause == sqlite3.SQLITE_BUSY:
             return None
-        full = cause == sqlite3.SQLITE_FULL
-        advice = "free some space, then run the same command again" if full else "choose another directory with -o"
-        raise DiskError(f"can't write to {directory}: {error}; {advice}") from error
+        if cause == sqlite3.SQLITE_FULL:
+            advice = "the disk is full: free some space, then start the same command again"
+            raise DiskError(f"can't use {directory}: {advice}") from error
+        raise DiskError(f"can't write to {directory}: {error}; choose another directory with -o") from error
     return lock.close
 
 
