@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from http.client import responses
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import TCPServer
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from threading import Condition, Event, Thread
 from typing import Any, Self
 from urllib.parse import unquote
@@ -136,7 +136,7 @@ class DemoServer:
         """Listen; after a `stop`, on the same port as before."""
         self._stopping.clear()
         self._server = _Server(self, self._port)
-        self._port = self._server.server_port
+        self._port = self._server.server_address[1]
         self.a, self.b = f"http://127.0.0.1:{self._port}", f"http://localhost:{self._port}"
         self.url = f"{self.a}/"
         self._thread = Thread(target=self._server.serve_forever, args=(0.02,), name="demo-server", daemon=True)
@@ -204,22 +204,17 @@ def _addresses(folder: Path) -> dict[str, Path]:
     return files | {path.removesuffix("index.html"): f for path, f in files.items() if f.name == "index.html"}
 
 
-class _Server(ThreadingHTTPServer):
-    """Keeps account of its connections, so that it can hang up on idle ones."""
+class HangUpServer(ThreadingTCPServer):
+    """Has a thread for each connection, and keeps account of them, so that it can hang up on idle ones."""
 
     allow_reuse_address = os.name != "nt"  # on Windows it would let a second server take the port
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, demo: DemoServer, port: int) -> None:
-        self.demo = demo
+    def __init__(self, port: int, handler: type[BaseRequestHandler]) -> None:
         self._connections: set[Any] = set()
         self._changed = Condition()
-        super().__init__(("127.0.0.1", port), _Handler)
-
-    def server_bind(self) -> None:
-        TCPServer.server_bind(self)  # HTTPServer's own asks DNS for the name of the address, which can take seconds
-        self.server_name, self.server_port = self.socket.getsockname()
+        super().__init__(("127.0.0.1", port), handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._changed:
@@ -239,6 +234,12 @@ class _Server(ThreadingHTTPServer):
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
             self._changed.wait_for(lambda: not self._connections, timeout=5)
+
+
+class _Server(HangUpServer):
+    def __init__(self, demo: DemoServer, port: int) -> None:
+        self.demo = demo
+        super().__init__(port, _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         gone = isinstance(sys.exception(), ConnectionError)

@@ -11,10 +11,12 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from socketserver import StreamRequestHandler, ThreadingTCPServer
+from socketserver import StreamRequestHandler
 from threading import Condition, Thread
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
+
+from crawler.demo import HangUpServer
 
 #: Pixels of a side; noise, so that a picture is as many bytes as it has colours.
 _SIDE = 24
@@ -140,34 +142,10 @@ def _no_robots(path: str) -> Answer | None:
     return Answer(404, {}) if path == "/robots.txt" else None
 
 
-class _Server(ThreadingTCPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
+class _Server(HangUpServer):
     def __init__(self, host: PictureHost) -> None:
         self.host = host
-        self._connections: set[socket.socket] = set()
-        self._changed = Condition()
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._changed:
-            self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        super().shutdown_request(request)
-        with self._changed:
-            self._connections.discard(request)
-            self._changed.notify_all()
-
-    def hang_up(self) -> None:
-        """Close every connection, and wait until the last handler has seen it."""
-        with self._changed:
-            for connection in self._connections:
-                with suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-            self._changed.wait_for(lambda: not self._connections, timeout=5)
+        super().__init__(0, _Handler)
 
 
 class _Handler(StreamRequestHandler):

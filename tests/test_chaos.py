@@ -60,10 +60,8 @@ def crawl_under_fire(
     kills = sum(faults[kind] for kind in KILLS)
     cut = sum(visit.status == 0 for visit in host.visits)
     sys.stdout.write(f"{found} in {seconds:.0f} s; {found.again / kills:.2f} fetched again for each kill, {cut} cut\n")
-    sys.stdout.write(f"{len(fire.deserters)} started while they could hear nobody\n")
     assert fire.thrown == faults
-    # A downloader that hears nothing in its first three seconds has met somebody else's server, as far as it knows.
-    assert fire.deserters == []
+    assert fire.deserters == []  # nobody ends by himself, whatever he hears or does not hear
     whole = number - found.poison
     assert found == Findings(whole, lost=0, doubled=0, poison=found.poison, failed=0, corrupt=0, again=found.again)
     assert found.poison <= kills / 10
@@ -75,7 +73,6 @@ def crawl_under_fire(
         "verify", "verify", fleet.job, *(flag for store in fleet.stores.values() for flag in ("--store", store))
     )
     assert verify.ends(patience) == 0 and f"{whole} whole, 0 missing, 0 damaged" in verify.said, verify.said
-    assert found.again <= len(fire.deck) * THREADS
     return found
 
 
@@ -83,13 +80,14 @@ def crawl_under_fire(
 @pytest.mark.timeout(300)
 def test_a_crawl_under_fire_loses_nothing_and_doubles_nothing(start: Start, tmp_path: Path) -> None:
     found = crawl_under_fire(start, tmp_path, 800, SHORT, seed=1, delay=0.1, patience=60)
-    assert found.again < 800  # else it was fetched all over
+    assert found.again <= sum(SHORT.values()) * THREADS  # what each fault may have found under way
 
 
 @pytest.mark.long
 @pytest.mark.timeout(7_200)
 def test_a_long_crawl_under_a_thousand_faults(start: Start, tmp_path: Path) -> None:
-    crawl_under_fire(start, tmp_path, 100_000, LONG, seed=2, delay=0.02, patience=600)
+    found = crawl_under_fire(start, tmp_path, 100_000, LONG, seed=2, delay=0.02, patience=600)
+    assert found.again <= sum(LONG.values()) * THREADS
 
 
 def test_a_whole_crawl_never_unpickles(start: Start, tmp_path: Path) -> None:

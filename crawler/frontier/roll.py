@@ -59,6 +59,7 @@ class Roll:
         """It begins a life, unless a later one has begun already; it was heard of before."""
         member = self._members[worker]
         if _is_late(about, member):
+            member.is_announced = True  # it may be the same box with its clock set back: it has been told all the same
             return
         member.joined = now if not about.stays else member.joined
         member.life = about.life or member.life

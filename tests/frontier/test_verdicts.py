@@ -104,6 +104,14 @@ def test_a_hello_that_comes_after_that_of_the_next_life_frees_nothing(frontier: 
     assert frontier.extend("w1", held, 120.0).lost == ()
 
 
+def test_a_box_whose_clock_was_set_back_is_greeted_once(frontier: SqliteFrontier) -> None:
+    frontier.hello("w1", PROTOCOL, About(life="a", wall=20.0))
+    frontier.announce({"news": 1})
+    assert lease(frontier).is_stranger
+    assert frontier.hello("w1", PROTOCOL, About(life="b", wall=10.0))["news"] == 1
+    assert not lease(frontier).is_stranger
+
+
 def test_two_boxes_of_one_name_are_worth_a_word(frontier: SqliteFrontier, caplog: pytest.LogCaptureFixture) -> None:
     frontier.hello("box/1", PROTOCOL)
     held = tokens(lease(frontier, worker="box/1", limit=1))
