@@ -8,20 +8,24 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from itertools import chain
 from pathlib import Path
 
 from msgspec import Struct
 
 from crawler.books import Balance, Fault, Faults, opened, walk
+from crawler.cloud import FsspecStore, Store, store_at
 from crawler.config import settings_for
 from crawler.errors import ConfigError
+from crawler.frontier.proof import Tell
 from crawler.frontier.soundness import telling_damage
 from crawler.frontier.sqlite import SqliteFrontier
 from crawler.lock import own
 from crawler.manifest import ManifestWriter, read_manifest
 from crawler.model import ImageRecord, StoreStats
+from crawler.paths import hash_in, is_picture
 from crawler.policy import policy
-from crawler.storage import LocalStore, disk_faults, store_id
+from crawler.storage import LocalStore
 
 #: Records handled at a time.
 _PAGE = 1_000
@@ -30,6 +34,8 @@ MAX_LISTED = 20
 
 #: Told now and then what is looked at, and how many of it were.
 OnProgress = Callable[[str, int], None]
+#: Told of each file that is missing or damaged: the id of its store, its path, its SHA-256 (empty: as its name says).
+OnLost = Callable[[str, str, str], None]
 
 
 class Audit(Struct, frozen=True, kw_only=True):
@@ -44,6 +50,8 @@ class Audit(Struct, frozen=True, kw_only=True):
     spare: int = 0
     #: Files in the stores looked at that no record of this crawl or of the store names.
     foreign: int = 0
+    #: Whole pictures that records have named before a refresh found others, or none, under their URLs.
+    past: int = 0
     #: Whole pictures that no record names yet, of a crawl that has not come to its end.
     early: int = 0
     #: The first few of the missing, damaged and foreign ones.
@@ -70,7 +78,13 @@ class Gathered(Struct, frozen=True, kw_only=True):
     elsewhere: tuple[StoreStats, ...] = ()
 
 
-def verify(directory: Path, stores: Iterable[Path] = (), *, on_progress: OnProgress | None = None) -> Audit:
+def verify(
+    directory: Path,
+    stores: Iterable[Path | str] = (),
+    *,
+    on_progress: OnProgress | None = None,
+    on_lost: OnLost | None = None,
+) -> Audit:
     """Prove the books of a crawl, and hash every picture that its records place in it or in one of ``stores``.
 
     Raises:
@@ -81,16 +95,17 @@ def verify(directory: Path, stores: Iterable[Path] = (), *, on_progress: OnProgr
     tell_progress = on_progress or _be_silent
     faults = Faults()
     with ExitStack() as stack:
-        balance, records = stack.enter_context(
+        balance, records, past = stack.enter_context(
             opened(directory, faults.tell, lambda number: tell_progress("requests", number))
         )
-        search = stack.enter_context(closing(_Search(_places([directory, *stores]), tell_progress)))
+        search = stack.enter_context(closing(_Search(places_of([directory, *stores]), tell_progress, on_lost)))
         search.hash_all(records)
+        search.remember(past)
         search.look_for_others(faults, balance)
     return search.audit(balance, faults.all())
 
 
-def gather(directory: Path, stores: Sequence[Path], *, on_progress: OnProgress | None = None) -> Gathered:
+def gather(directory: Path, stores: Sequence[Path | str], *, on_progress: OnProgress | None = None) -> Gathered:
     """Copy into a finished or stopped crawl what its records place in ``stores``; its manifest names it here then.
 
     Safe to repeat and to kill: a picture is placed here only after its bytes are, durably.
@@ -101,8 +116,8 @@ def gather(directory: Path, stores: Sequence[Path], *, on_progress: OnProgress |
     """
     _refuse_no_stores(stores)
     target = LocalStore(directory)
-    places = _places(stores)
-    every = [*(place for several in places.values() for place in several), target]
+    places = places_of(stores)
+    every: list[Store] = [*(place for several in places.values() for place in several), target]
     counts: Counter[str] = Counter()
     elsewhere = _Elsewhere()
     with _opened(directory) as frontier:
@@ -114,7 +129,7 @@ def gather(directory: Path, stores: Sequence[Path], *, on_progress: OnProgress |
                 if not record.path or record.store == target.id:
                     continue
                 # Names tell the content: a copy in any store will do.
-                if any(_bring(place, record, target) for place in (*places.get(record.store, ()), *every)):
+                if any(bring(place, record.path, target) for place in (*places.get(record.store, ()), *every)):
                     brought.append(number)
                     counts["pictures"] += record.status == "success"
                     counts["bytes"] += record.bytes if record.status == "success" else 0
@@ -140,40 +155,68 @@ def gather(directory: Path, stores: Sequence[Path], *, on_progress: OnProgress |
 class _Search:
     """Looks for the pictures in the stores that are here."""
 
-    def __init__(self, places: dict[str, list[LocalStore]], on_progress: OnProgress) -> None:
+    def __init__(self, places: dict[str, list[Store]], on_progress: OnProgress, on_lost: OnLost | None = None) -> None:
         self._places = places
-        self._on_progress = on_progress
+        self._on_progress, self._on_lost = on_progress, on_lost or _ignore
         self._counts: Counter[str] = Counter()
         self._elsewhere = _Elsewhere()
-        self._known = _Paths()
+        self._known, self._past, self._leaning = _Marks(), _Marks(), _Leaning()
         self._examples: list[str] = []
 
     def hash_all(self, records: Iterable[ImageRecord]) -> None:
-        """Every picture that is recorded as saved."""
-        pictures = (record for record in records if record.path and record.status == "success")
-        for seen, record in enumerate(pictures):
-            if not self._known.add(record.path):
+        """Every picture that is recorded as saved, be it one that its site has no more.
+
+        Last those of which nothing is left but what looks nearly the same, and was saved before a refresh.
+        """
+        first = (record for record in self._without_copies(records) if record.path)
+        pictures = chain(((record, record.sha256) for record in first), ((record, "") for record in self._leaning))
+        for seen, (record, sha256) in enumerate(pictures):
+            if not self._known.add(_mark(record)):
                 continue
             if record.store not in self._places:
                 self._elsewhere.add(record)
                 continue
-            verdict, place = _look_in(self._places[record.store], record)
-            self._count(verdict, place.root / record.path)
+            verdict, place = _look_in(self._places[record.store], record.path, sha256)
+            self._count(verdict, place.name(record.path))
+            if verdict != "whole":
+                self._on_lost(record.store, record.path, sha256)
             if seen % _PAGE == 0:
                 self._on_progress("pictures", seen)
+
+    def _without_copies(self, records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
+        """Those of first copies; where a file is to go to quarantine and a kill came before, it is not foreign."""
+        for record in records:
+            if record.path.startswith("quarantine/"):
+                self._past.add(_mark(record))
+            elif record.status != "duplicate":
+                yield record
+            elif record.is_dropped:
+                self._leaning.add(record)
+
+    def remember(self, paths: Iterable[str]) -> None:
+        """Paths that records have named before."""
+        for path in paths:
+            self._past.add(hash_in(path) or path)
 
     def look_for_others(self, faults: Faults, balance: Balance | None) -> None:
         """Files that no record names. Before the end, a file may be ahead of its record."""
         is_finished = balance is not None and balance.is_finished
         may_be_early = balance is not None and not is_finished
-        for place in (place for several in self._places.values() for place in several):
+        for name, place in ((name, place) for name, several in self._places.items() for place in several):
             others = _Others(place)
-            for path in walk(place.root, faults.tell, is_finished=is_finished):
-                key = path.relative_to(place.root).as_posix()
-                if key in self._known:
+            for key in _keys(place, faults.tell, is_finished=is_finished):
+                mark = hash_in(key) or key
+                if mark in self._known:
                     self._counts["files"] += 1
-                elif key not in others:
-                    self._count("early" if may_be_early and _is_named_by_content(path) else "foreign", path)
+                elif mark in self._past:
+                    is_whole = _is_named_by_content(place, key)
+                    self._count("past" if is_whole else "damaged", place.name(key))
+                    if not is_whole:
+                        self._on_lost(name, key, "")
+                    self._counts["files"] += not is_whole
+                elif mark not in others:
+                    is_early = may_be_early and _is_named_by_content(place, key)
+                    self._count("early" if is_early else "foreign", place.name(key))
             others.close()
 
     def audit(self, balance: Balance | None, faults: tuple[Fault, ...]) -> Audit:
@@ -186,6 +229,7 @@ class _Search:
             elsewhere=self._elsewhere.stores(),
             spare=counts["files"] - counts["whole"] - counts["damaged"],
             foreign=counts["foreign"],
+            past=counts["past"],
             early=counts["early"],
             examples=tuple(self._examples),
             balance=balance,
@@ -194,27 +238,49 @@ class _Search:
 
     def close(self) -> None:
         self._known.close()
+        self._past.close()
+        self._leaning.close()
 
-    def _count(self, verdict: str, path: Path) -> None:
+    def _count(self, verdict: str, where: str) -> None:
         self._counts[verdict] += 1
-        if verdict not in ("whole", "early") and len(self._examples) < MAX_LISTED:
-            self._examples.append(f"{verdict}: {path}")
+        if verdict not in ("whole", "past", "early") and len(self._examples) < MAX_LISTED:
+            self._examples.append(f"{verdict}: {where}")
 
 
-class _Paths:
-    """A set of paths on disk, in a temporary file of SQLite's: there may be more than memory has room for."""
+class _Marks:
+    """A set of marks of pictures on disk, in a temporary file of SQLite's: memory may have no room for all of them."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)
-        self._db.execute("CREATE TABLE path (name TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._db.execute("CREATE TABLE mark (name TEXT PRIMARY KEY) WITHOUT ROWID")
         self._db.execute("BEGIN")  # it is never committed: nobody else is to read it
 
-    def add(self, path: str) -> bool:
+    def add(self, mark: str) -> bool:
         """Whether it is new."""
-        return self._db.execute("INSERT OR IGNORE INTO path VALUES (?)", (path,)).rowcount == 1
+        return self._db.execute("INSERT OR IGNORE INTO mark VALUES (?)", (mark,)).rowcount == 1
 
-    def __contains__(self, path: str) -> bool:
-        return self._db.execute("SELECT 1 FROM path WHERE name = ?", (path,)).fetchone() is not None
+    def __contains__(self, mark: str) -> bool:
+        return self._db.execute("SELECT 1 FROM mark WHERE name = ?", (mark,)).fetchone() is not None
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class _Leaning:
+    """Places of files by which several pictures are represented, one record of each; on disk for the same reason."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)
+        self._db.execute("CREATE TABLE place (path TEXT, store TEXT, worker TEXT, PRIMARY KEY (path, store))")
+        self._db.execute("BEGIN")
+
+    def add(self, record: ImageRecord) -> None:
+        row = record.path, record.store, record.worker
+        self._db.execute("INSERT OR IGNORE INTO place VALUES (?,?,?)", row)
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        for path, store, worker in self._db.execute("SELECT path, store, worker FROM place"):
+            yield ImageRecord(url="", path=path, store=store, worker=worker)
 
     def close(self) -> None:
         self._db.close()
@@ -237,38 +303,48 @@ class _Elsewhere:
         return tuple(StoreStats(id=store, worker=self._workers[store], pictures=number) for store, number in counts)
 
 
-def _places(directories: Iterable[Path]) -> dict[str, list[LocalStore]]:
-    """Store id → the directories that have it; one that was copied has the id of the other."""
-    found: dict[str, list[LocalStore]] = {}
+def places_of(directories: Iterable[Path | str]) -> dict[str, list[Store]]:
+    """Store id → the places that have it; one that was copied has the id of the other."""
+    found: dict[str, list[Store]] = {}
     for place in directories:
-        if (name := store_id(place)) is not None:
-            found.setdefault(name, []).append(LocalStore(place))
+        store = store_at(place)
+        if (name := store.known_id) is not None:
+            found.setdefault(name, []).append(store)
     return found
 
 
-def _refuse_no_stores(places: Iterable[Path]) -> None:
+def _refuse_no_stores(places: Iterable[Path | str]) -> None:
     for place in places:
-        if store_id(place) is None:
+        if store_at(place).known_id is None:
             raise ConfigError(f"{place} is no store: there is no store.json in it")
 
 
+def _keys(store: Store, tell: Tell, *, is_finished: bool) -> Iterator[str]:
+    """The keys of all that lies in a store."""
+    if isinstance(store, FsspecStore):
+        yield from store.keys()
+        return
+    for path in walk(store.root, tell, is_finished=is_finished):
+        yield path.relative_to(store.root).as_posix()
+
+
 class _Others:
-    """Paths that a store's own manifest names, for whichever crawl; read when first asked for."""
+    """Pictures that a store's own manifest names, for whichever crawl; read when first asked for."""
 
-    def __init__(self, store: LocalStore) -> None:
-        self._manifest = store.root / "manifest.jsonl"
-        self._paths: _Paths | None = None
+    def __init__(self, store: Store) -> None:
+        self._manifest = store.root / "manifest.jsonl" if isinstance(store, LocalStore) else None
+        self._marks: _Marks | None = None
 
-    def __contains__(self, path: str) -> bool:
-        if self._paths is None:
-            self._paths = _Paths()
-            for row in read_manifest(self._manifest) if self._manifest.exists() else ():
-                self._paths.add(row.path)
-        return path in self._paths
+    def __contains__(self, mark: str) -> bool:
+        if self._marks is None:
+            self._marks = _Marks()
+            for row in read_manifest(self._manifest) if self._manifest and self._manifest.exists() else ():
+                self._marks.add(_mark(row))
+        return mark in self._marks
 
     def close(self) -> None:
-        if self._paths is not None:
-            self._paths.close()
+        if self._marks is not None:
+            self._marks.close()
 
 
 @contextmanager
@@ -291,43 +367,58 @@ def _opened(directory: Path) -> Iterator[SqliteFrontier]:
         release()
 
 
-def _look_in(places: Sequence[LocalStore], record: ImageRecord) -> tuple[str, LocalStore]:
+def _look_in(places: Sequence[Store], path: str, sha256: str) -> tuple[str, Store]:
     """The best that is found of a picture, and where."""
-    found = [(_look(place, record), place) for place in places]
+    found = [(look(place, path, sha256), place) for place in places]
     return min(found, key=lambda one: ("whole", "damaged", "missing").index(one[0]))
 
 
-def _look(store: LocalStore, record: ImageRecord) -> str:
-    """``whole``, ``missing`` or ``damaged``."""
+def look(store: Store, path: str, sha256: str) -> str:
+    """Whether a picture is ``whole``, ``missing`` or ``damaged``: its SHA-256, or where that is empty its name, tells.
+
+    Raises:
+        DiskError: the store refuses.
+    """
     try:
-        with store.open(record.path) as file:
+        with store.open(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (FileNotFoundError, ValueError):  # ValueError: a path that no store of ours ever wrote
         return "missing"
-    return "whole" if digest == record.sha256 else "damaged"
+    return "whole" if (digest == sha256 if sha256 else is_picture(path, digest)) else "damaged"
 
 
-def _bring(source: LocalStore, record: ImageRecord, target: LocalStore) -> bool:
-    """Copy one picture, unless what lies there is not what the record says."""
+def bring(source: Store, path: str, target: Store) -> bool:
+    """Copy one picture, unless what lies there is not what its name says; a damaged one is replaced."""
     try:
-        with source.open(record.path) as file:
+        with source.open(path) as file:
             data = file.read()
     except (FileNotFoundError, ValueError):
         return False
-    if hashlib.sha256(data).hexdigest() != record.sha256:
+    if not is_picture(path, hashlib.sha256(data).hexdigest()):
         return False
-    target.put(record.path, data)
+    target.put(path, data)
     return True
 
 
-def _is_named_by_content(path: Path) -> bool:
+def _mark(record: ImageRecord) -> str:
+    """What a picture's files are known by, under whatever name: its hash, as far as names have it."""
+    return hash_in(record.path) or record.path
+
+
+def _is_named_by_content(store: Store, key: str) -> bool:
     """Whether a file is whole, and where content has its place, so that a record may follow."""
     try:
-        with disk_faults(path, FileNotFoundError), path.open("rb") as file:
+        with store.open(key) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:  # whoever saves here has found it to be a copy too many
         return True
-    return path.stem == digest and path.parent.name == digest[:2]
+    except ValueError:  # a name that is none of ours
+        return False
+    return is_picture(key, digest)
+
+
+def _ignore(store: str, path: str, sha256: str) -> None:
+    pass
 
 
 def _be_silent(what: str, number: int) -> None:

@@ -124,6 +124,8 @@ class NetworkBody:
         """Read the little that is left, so that the connection can be used again."""
         if self._raw.connection is None:  # it went back with the last byte
             return
+        if (self._raw.length_remaining or 0) > _DRAINABLE:  # too much in any case: what is left is not waited for
+            return
         self._exchange.hurry(_DRAIN_SECONDS)
         rest = _DRAINABLE
         while rest > 0 and (piece := self._piece(rest)):

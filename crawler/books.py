@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from msgspec import Struct
 
@@ -20,10 +20,12 @@ from crawler.frontier.journal import Journal
 from crawler.frontier.proof import Books, OnProgress, Tell
 from crawler.frontier.soundness import UNREADABLE, is_damage
 from crawler.lock import try_to_own
-from crawler.manifest import read_manifest, record_line
+from crawler.manifest import read_manifest, record_line, row_json
 from crawler.model import ImageRecord
 from crawler.storage import disk_faults, is_part
 from crawler.urls import parse_record_line
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -76,8 +78,10 @@ class Balance(Struct, frozen=True, kw_only=True):
 @contextmanager
 def opened(
     directory: Path, tell: Tell, on_progress: OnProgress
-) -> Iterator[tuple[Balance | None, Iterable[ImageRecord]]]:
-    """Prove the books of a crawl; yields what they say, and the records. A store has no books, only a manifest.
+) -> Iterator[tuple[Balance | None, Iterable[ImageRecord], Iterable[str]]]:
+    """Prove the books of a crawl; yields what they say, the records, and paths that records have named before.
+
+    A store has no books, only a manifest.
 
     Raises:
         ConfigError: there are neither records nor a manifest.
@@ -86,26 +90,29 @@ def opened(
     path = directory / "frontier.sqlite"
     with ExitStack() as stack:
         if not path.exists():
-            yield None, read_manifest(directory / "manifest.jsonl")
+            yield None, read_manifest(directory / "manifest.jsonl"), ()
             return
+        past: Iterable[str] = ()
         is_running = _is_running(directory, stack)
         try:
             books = stack.enter_context(Books(path, is_still=not is_running and not _has_log(path)))
             books.prove(tell, on_progress)
             is_finished = books.is_over and not is_running and books.has_ended_well
             balance = Balance(images=dict(books.images), is_running=is_running, is_finished=is_finished)
-            _compare(directory, books.lines(), tell, is_running=is_running, is_finished=is_finished)
+            stale = 0 if is_finished else _stale(books)
+            _compare(directory, books.lines(), tell, is_running=is_running, is_finished=is_finished, stale=stale)
             if is_finished:
                 _look_at_leases(directory, tell)
             books.let_go()
             records = _as_far_as_readable(books.records(), tell)
+            past = _as_far_as_readable(books.past(), tell)
         except UNREADABLE as error:
             if not is_damage(error):
                 raise DiskError(f"cannot read {path}: {error}") from error
             tell("the database is damaged", str(error))
             balance = Balance(images={}, is_running=is_running)
             records = _as_far_as_told(directory / "manifest.jsonl")
-        yield balance, records
+        yield balance, records, past
 
 
 def walk(root: Path, tell: Tell, *, is_finished: bool) -> Iterator[Path]:
@@ -145,9 +152,18 @@ def _has_log(path: Path) -> bool:
     return log.exists() and log.stat().st_size > 0
 
 
-def _as_far_as_readable(records: Iterator[ImageRecord], tell: Tell) -> Iterator[ImageRecord]:
+def _stale(books: Books) -> int:
+    """How many lines there may be of records that others have replaced, until the files are written anew at the end.
+
+    Every record that takes the place of another has a number of its own.
+    """
+    refresh = books.refresh
+    return max(0, books.last - refresh.record) if refresh.number else 0
+
+
+def _as_far_as_readable(rows: Iterator[T], tell: Tell) -> Iterator[T]:
     try:
-        yield from records
+        yield from rows
     except UNREADABLE as error:
         tell("the database is damaged", str(error))
 
@@ -166,19 +182,30 @@ def _look_at_leases(directory: Path, tell: Tell) -> None:
 
 def _compare(
     directory: Path,
-    records: Iterable[tuple[ImageRecord | None, bytes]],
+    records: Iterable[ImageRecord | None],
     tell: Tell,
     *,
     is_running: bool,
     is_finished: bool,
+    stale: int,
 ) -> None:
-    """Manifest and results are the records in their order: all of them in the end, until then the first ones."""
+    """Manifest and results are the records in their order: all of them in the end, until then the first ones.
+
+    During a refresh there are lines between them of records that are no more, up to ``stale``.
+    """
     with ExitStack() as stack:
-        rows = _View(directory / "manifest.jsonl", tell, stack, must_be_whole=is_finished)
-        lines = _View(directory / "results.txt", tell, stack, must_be_whole=is_finished, is_sound=_is_record_line)
-        for record, data in records:
+        rows = _View(directory / "manifest.jsonl", tell, stack, must_be_whole=is_finished, stale=stale)
+        lines = _View(
+            directory / "results.txt",
+            tell,
+            stack,
+            must_be_whole=is_finished,
+            stale=stale,
+            is_sound=_is_record_line,
+        )
+        for record in records:
             url = record.url if record else "a record that can't be read"
-            rows.expect(data, url)
+            rows.expect(row_json(record) if record else None, url)
             lines.expect(record_line(record).encode() if record else None, url)
         if not is_running:
             rows.expect_no_more()
@@ -195,10 +222,11 @@ class _View:
         stack: ExitStack,
         *,
         must_be_whole: bool,
+        stale: int,
         is_sound: Callable[[bytes], bool] = bool,
     ) -> None:
         self._path, self._tell, self._is_sound = path, tell, is_sound
-        self._must_be_whole = must_be_whole
+        self._must_be_whole, self._stale = must_be_whole, stale
         self._number = 0
         self._is_over = False
         self._file: BinaryIO | None = None
@@ -211,6 +239,9 @@ class _View:
         if self._is_over:
             return
         line = self._next()
+        while line is not None and wanted not in (None, line) and self._stale and self._is_sound(line):
+            self._stale -= 1
+            line = self._next()
         if line is None:
             if self._must_be_whole:
                 self._fault("ends before the records do", f"nothing of {url}")
@@ -222,7 +253,10 @@ class _View:
 
     def expect_no_more(self) -> None:
         """That was all."""
-        if not self._is_over and self._next() is not None:
+        while not self._is_over and self._next() is not None:
+            if self._stale:
+                self._stale -= 1
+                continue
             self._fault("goes on where the records end", "more lines than records")
 
     def _next(self) -> bytes | None:

@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import structs, to_builtins
 
 from crawler import __version__
+from crawler.cloud import Store, store_at
 from crawler.config import CrawlConfig
 from crawler.cookies import Cookies
 from crawler.download.downloader import Downloader
+from crawler.download.naming import Naming
 from crawler.engines.client import RemoteFrontier
 from crawler.engines.join import read_join
 from crawler.errors import ConfigError, DiskError, MessageError
@@ -25,6 +27,7 @@ from crawler.frontier.base import PROTOCOL, Frontier
 from crawler.guard import Guard, told
 from crawler.lock import try_to_own
 from crawler.model import About, GrantState, Kind
+from crawler.pause import DiskPause
 from crawler.robots import RobotsHandler
 from crawler.shelf import Shelf, shelf_for
 from crawler.storage import LocalStore, disk_faults
@@ -32,6 +35,8 @@ from crawler.transport import RequestsFetcher
 from crawler.worker import Handler, Worker, WorkerProgress, WorkerSettings
 
 _log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 #: Downloaders that may share a directory.
 MAX_SLOTS = 64
@@ -66,6 +71,7 @@ class Download:
         #: How it ended; None while it works.
         self.state: GrantState | None = None
         self._stop = threading.Event()
+        self._disk = DiskPause(output, config.box.disk_wait)
         self._worker: Worker | None = None
         known = read_join(join)
         known = known.at(connect) if connect else known
@@ -94,9 +100,10 @@ class Download:
             store.clear_parts()
         with ExitStack() as stack:
             stack.callback(self._frontier.close)
-            slot, release = self._take_slot()
+            slot, release = self._patiently(self._take_slot)
             stack.callback(release)
-            name = worker_name(store, slot)
+            # The directory's also where others save into the same bucket.
+            name = self._patiently(lambda: worker_name(store, slot))
             about = about_this_box()
             # What earlier lives have finished is told before what they held is given to others.
             self._settings = self._frontier.hello(name, PROTOCOL, structs.replace(about, stays=True, life=""))
@@ -114,15 +121,15 @@ class Download:
         """Work by these settings, until the end or until there are others."""
         own = {"box": to_builtins(self._config.box)}
         config = CrawlConfig.load(("the master's settings", settings), ("this box", own))
-        shelf = self._take_shelf(config, name, slot)
-        worker, fetcher = build_downloader(
-            name, self._frontier, config, shelf, self._guard, asks_robots=not self._is_outside
+        shelf = self._patiently(lambda: self._take_shelf(config, name, slot))
+        worker, close = build_downloader(
+            name, self._frontier, config, shelf, self._guard, self._disk, asks_robots=not self._is_outside
         )
         self._worker = worker
         try:
             return "draining" if self._stop.is_set() else worker.run()
         finally:
-            fetcher.close()
+            close()
             shelf.close()
             self._worker, self._done = None, add_up(self._done, worker.progress)
 
@@ -156,12 +163,14 @@ class Download:
 
     def _take_shelf(self, config: CrawlConfig, name: str, slot: int) -> Shelf:
         """The place for pictures."""
-        store = LocalStore(self._output, durability=config.download.durability)
-        return shelf_for(store, name, slot, self._join.mark)
+        return shelf_for(self._store(config), name, slot, self._join.mark, self._output)
+
+    def _store(self, config: CrawlConfig) -> Store:
+        return store_at(self._config.box.store or self._output, config.download.durability)
 
     def _tell_what_is_left(self, name: str, slot: int) -> None:
         """Tell what dead workers of this directory had finished and could not tell any more."""
-        shelf = shelf_for(LocalStore(self._output), name, slot, self._join.mark)
+        shelf = shelf_for(self._store(self._config), name, slot, self._join.mark, self._output)
         for worker, outcomes, forget in shelf.left():
             _log.info("action=tell worker=%s outcomes=%d", worker, len(outcomes))
             try:
@@ -183,6 +192,10 @@ class Download:
             if release is not None:
                 return slot, release
         raise DiskError(f"other downloaders are at work in {self._output}; choose another directory with -o")
+
+    def _patiently(self, act: Callable[[], Result]) -> Result:
+        """Do something as soon as the disk takes it."""
+        return self._disk.through(act, self._stop)
 
     def stop(self) -> None:
         """Finish what is under way, give the rest back."""
@@ -233,24 +246,48 @@ def build_fetcher(config: CrawlConfig, guard: Guard) -> RequestsFetcher:
 
 
 def build_downloader(
-    name: str, frontier: Frontier, config: CrawlConfig, shelf: Shelf, guard: Guard, *, asks_robots: bool = True
-) -> tuple[Worker, RequestsFetcher]:
-    """A worker that puts pictures on ``shelf``, and the fetcher that its owner closes."""
+    name: str,
+    frontier: Frontier,
+    config: CrawlConfig,
+    shelf: Shelf,
+    guard: Guard,
+    disk: DiskPause | None = None,
+    *,
+    asks_robots: bool = True,
+) -> tuple[Worker, Callable[[], None]]:
+    """A worker that puts pictures on ``shelf``, and what its owner calls when done; ``disk`` waits for its disk."""
     download = config.download
     fetcher = build_fetcher(config, guard)
     downloader = Downloader(
         fetcher,
         shelf.store,
+        naming=Naming(download.name),
         types=frozenset(download.types) or None,
         max_bytes=download.max_bytes,
         min_size=download.min_size,
+        max_aspect=download.max_aspect,
+        animated=download.animated,
+        verify=download.verify,
+        with_phash=download.near != "off",
         agent=config.politeness.agent,
     )
     handlers: dict[Kind, Handler] = {"image": downloader}
     if asks_robots:
         handlers["robots"] = RobotsHandler(fetcher, config.politeness.agent, tdm=config.politeness.tdmrep)
     settings = worker_settings(config, threads=config.box.threads)
-    return Worker(name, frontier, handlers, settings, keeper=shelf, abort=fetcher.abort), fetcher
+
+    def close() -> None:
+        fetcher.close()
+        downloader.close()
+
+    worker = Worker(
+        *(name, frontier, handlers, settings),
+        keeper=shelf,
+        disk=disk,
+        abort=fetcher.abort,
+        relieve=fetcher.relieve,
+    )
+    return worker, close
 
 
 def add_up(one: WorkerProgress, other: WorkerProgress) -> WorkerProgress:
@@ -259,8 +296,10 @@ def add_up(one: WorkerProgress, other: WorkerProgress) -> WorkerProgress:
         saved=one.saved + other.saved,
         duplicates=one.duplicates + other.duplicates,
         failed=one.failed + other.failed,
+        unchanged=one.unchanged + other.unchanged,
         received=one.received + other.received,
         leases=other.leases,
+        trouble=other.trouble,
     )
 
 

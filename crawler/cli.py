@@ -18,10 +18,19 @@ from typing import Any, NoReturn
 import click
 
 from crawler import __version__
-from crawler.errors import ConfigError, CrawlerError, NetworkError
+from crawler.errors import ConfigError, CrawlerError, DiskTrouble, NetworkError
 from crawler.logs import printable
 from crawler.logs import set_up as set_up_logs
-from crawler.options import about_crawl, about_its_network, about_output, about_settings, about_this_box, option
+from crawler.options import (
+    about_crawl,
+    about_its_disk,
+    about_its_network,
+    about_one_process,
+    about_output,
+    about_settings,
+    about_this_box,
+    option,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +61,7 @@ def cli(context: click.Context) -> None:
 @about_crawl
 @about_this_box
 @about_its_network
+@about_its_disk
 @click.option("--dry-run", is_flag=True, help="Walk the pages, list what would be fetched, and write nothing.")
 @about_output
 def run(**flags: Any) -> int:
@@ -63,6 +73,7 @@ def run(**flags: Any) -> int:
 @click.argument("urls", nargs=-1)
 @about_crawl
 @about_its_network
+@about_its_disk
 @about_output
 def harvest(**flags: Any) -> int:
     """Be the master: walk pages and serve the queue; downloaders join with the file OUTPUT/join."""
@@ -79,11 +90,12 @@ def harvest(**flags: Any) -> int:
     show_default=True,
     help="Directory in which this box saves.",
 )
-@option("-t", "--threads", type=int, help="Downloads at a time. [16]")
+@about_one_process
 @option("--wait", type=float, help="Seconds to wait for the master at first. [60]")
 @option("--connect", metavar="HOST:PORT", help="Where the master is, if not where the join file says.")
 @click.option("--slot", type=int, hidden=True, help="Number among the processes that share the directory.")
 @about_its_network
+@about_its_disk
 @about_output
 def download(
     join: Path, output: Path, connect: str | None, slot: int | None, quiet: bool, verbose: bool, debug: bool, **own: Any
@@ -97,7 +109,7 @@ def download(
     line = DownloadLine(quiet=quiet or slot is not None)
     config = CrawlConfig.load(("command line", from_flags(own)))
     box = Download(join, output, config, connect=connect, slot=slot, on_wait=line.wait)
-    return _work(box, line, output, is_child=slot is not None)
+    return _work(box, line, config.box.store or output, is_child=slot is not None)
 
 
 @cli.command()
@@ -107,9 +119,9 @@ def status(directory: Path, as_json: bool) -> int:
     """What is going on in a crawl, running or not."""
     import msgspec
 
-    from crawler.crawl import look_at
     from crawler.fleet import describe_stores, describe_workers
     from crawler.progress import describe_counts
+    from crawler.status import look_at
     from crawler.storage import store_id
 
     stats, is_running = look_at(directory)
@@ -153,6 +165,7 @@ def resume(directory: Path) -> int:
 @about_settings
 @about_this_box
 @about_its_network
+@about_its_disk
 @about_output
 def retry(directory: Path, only: tuple[str, ...], **flags: Any) -> int:
     """Put back what has failed, and go on with the crawl as before: with downloads here, or for downloaders that join.
@@ -169,26 +182,39 @@ def retry(directory: Path, only: tuple[str, ...], **flags: Any) -> int:
 
 @cli.command(short_help="Prove that a crawl's books agree, and hash every file.")
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--store", "stores", multiple=True, type=click.Path(path_type=Path), help="A store to look at, too.")
-def verify(directory: Path, stores: tuple[Path, ...]) -> int:
+@click.option("--store", "stores", multiple=True, metavar="PLACE", help="A store to look at, too: directory or URL.")
+@click.option("--repair", "repairs", is_flag=True, help="Put back what is missing or damaged, mend what is torn.")
+def verify(directory: Path, stores: tuple[str, ...], repairs: bool) -> int:
     """Prove that a crawl's books agree, hash every file and compare with the records; changes nothing.
 
     Works on any crawl: finished, stopped, killed or running. Pictures in stores not looked at are elsewhere, not
     missing. Exit code 9: something is missing, damaged or foreign, or the books do not agree.
+
+    With --repair, on a crawl that is not running, missing and damaged pictures are taken from another of the stores, or
+    wait to be fetched again; exit code 9 is then for what it leaves: foreign files, a database that does not agree.
     """
     from crawler.audit import verify as audit
-    from crawler.progress import VerifyLine, describe_audit
+    from crawler.progress import VerifyLine, describe_audit, describe_repair
+    from crawler.repair import repair
 
     with closing(VerifyLine()) as line:
-        found = audit(directory, stores, on_progress=line.update)
+        if repairs:
+            done = repair(directory, stores, on_progress=line.update)
+            found = done.found
+        else:
+            found = audit(directory, stores, on_progress=line.update)
+    if repairs:
+        _tell(describe_audit(found))
+        _tell(describe_repair(done, directory))
+        return 0 if done.is_good else 9
     _tell(describe_audit(found))
     return 0 if found.is_good else 9
 
 
 @cli.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
-def gather(directory: Path, stores: tuple[Path, ...]) -> int:
+@click.argument("stores", nargs=-1, required=True)
+def gather(directory: Path, stores: tuple[str, ...]) -> int:
     """Bring the pictures of other stores into the crawl's own directory, and have its records say so."""
     from crawler.audit import gather as bring
     from crawler.progress import VerifyLine, describe_gathered
@@ -287,6 +313,7 @@ def _crawl(flags: dict[str, Any], *, downloads_here: bool | None, retries: froze
     quiet, verbose, debug = flags.pop("quiet"), flags.pop("verbose"), flags.pop("debug")
     console = Console(quiet=quiet, verbose=verbose, as_json=flags.pop("as_json"))
     urls, inputs, images, config_file = (flags.pop(name) for name in ("urls", "inputs", "images", "config_file"))
+    refresh = flags.pop("refresh", False)
     config, changes = settings_for(output, flags, config_file)
     if (*inputs, *images).count("-") > 1:
         raise ConfigError("standard input can be read only once: write - for -i or for --images, not for both")
@@ -298,7 +325,7 @@ def _crawl(flags: dict[str, Any], *, downloads_here: bool | None, retries: froze
     if changes:
         console.say(f"Settings changed since the last time: {changes}")
     try:
-        summary = crawl.run(source, downloads_here=downloads_here, retries=retries)
+        summary = crawl.run(source, downloads_here=downloads_here, retries=retries, refresh=refresh)
     finally:
         console.close()
     _tell(describe_summary(summary, "run" if crawl.downloads_here else "harvest"))
@@ -318,6 +345,8 @@ def _preview(flags: dict[str, Any]) -> int:
     quiet, verbose, debug = flags.pop("quiet"), flags.pop("verbose"), flags.pop("debug")
     as_json = flags.pop("as_json")
     urls, inputs, images, config_file = (flags.pop(name) for name in ("urls", "inputs", "images", "config_file"))
+    if flags.pop("refresh"):
+        raise ConfigError("--dry-run knows nothing of an earlier crawl: leave --refresh out")
     if "-" in (*inputs, *images):
         raise ConfigError("--dry-run writes nothing, not even standard input: name a file")
     set_up_logs(None, quiet=quiet, verbose=verbose, debug=debug)
@@ -341,9 +370,9 @@ def _preview(flags: dict[str, Any]) -> int:
 def _order(directory: Path, what: Any, worker: str | None = None) -> int:
     """The body of ``stop``, ``pause`` and ``resume``."""
     from crawler.control import Order, give
-    from crawler.crawl import look_at
     from crawler.fleet import matching
     from crawler.lock import is_running
+    from crawler.status import look_at
     from crawler.storage import store_id
 
     if not is_running(directory):
@@ -359,7 +388,7 @@ def _order(directory: Path, what: Any, worker: str | None = None) -> int:
     return 0
 
 
-def _work(box: Any, line: Any, output: Path, *, is_child: bool) -> int:
+def _work(box: Any, line: Any, output: Path | str, *, is_child: bool) -> int:
     """The body of ``download``: the worker in a thread, signals and the line here."""
     import threading
 
@@ -381,15 +410,16 @@ def _work(box: Any, line: Any, output: Path, *, is_child: bool) -> int:
         engine.start()
         while not engine.wait(0.25) and stops < 2:
             line.update(box.progress)
-    except NetworkError:
-        if not stops:  # else it is we who no longer wait for the master
+    except (NetworkError, DiskTrouble):
+        if not stops:  # else it is we who no longer wait for the master, or for the disk
             raise
     finally:
         line.close()
     progress = box.progress
     ending = "Interrupted" if stops else _ENDINGS.get(box.state, "Done")
     twice = f", {progress.duplicates} duplicate" if progress.duplicates else ""
-    line.say(f"{ending}: {progress.saved} images saved in {output}{twice}, {progress.failed} failed.")
+    same = f", {progress.unchanged} unchanged" if progress.unchanged else ""
+    line.say(f"{ending}: {progress.saved} images saved in {output}{twice}{same}, {progress.failed} failed.")
     return 130 if stops else 0
 
 

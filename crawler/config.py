@@ -18,6 +18,8 @@ import msgspec
 from msgspec import Struct, structs
 
 from crawler import __version__
+from crawler.cloud import check_url
+from crawler.download.naming import Naming
 from crawler.errors import ConfigError
 from crawler.harvest.filters import build_filters
 
@@ -43,6 +45,8 @@ class CrawlSettings(Struct, frozen=True, kw_only=True):
     max_host_images: int | None = None
     #: Seconds that the end waits for hosts that asked us to stay away.
     patience: float = 60.0
+    #: File of image URLs and the SHA-256 that each must have; empty: none. The master alone reads it.
+    pin: str = ""
 
 
 class HarvestSettings(Struct, frozen=True, kw_only=True):
@@ -109,7 +113,25 @@ class DownloadSettings(Struct, frozen=True, kw_only=True):
     max_bytes: int = 20 * 2**20
     #: Pixels that the shorter side must have.
     min_size: int = 0
+    #: Template of `crawler.download.naming`; empty: named by content alone.
+    name: str = ""
+    #: How many times as long as the shorter side the longer one may be; None: any.
+    max_aspect: float | None = None
+    #: What is done about animations.
+    animated: Literal["keep", "skip", "only"] = "keep"
+    #: ``decode``: all of a picture is decoded; ``header``: type, size and a container that is whole are enough.
+    verify: Literal["decode", "header"] = "decode"
+    #: What is done about pictures that look nearly the same: nothing; they are told; only the best file is kept.
+    near: Literal["off", "mark", "keep-best"] = "off"
     durability: Literal["none", "batch", "file", "strict"] = "batch"
+
+    def check(self) -> None:
+        """Refuse what can't be, by itself or together; raises `ConfigError`."""
+        if self.max_aspect is not None and not 1 <= self.max_aspect < _TOO_MUCH:
+            raise ConfigError(f"max_aspect must be a number from 1 up, not {self.max_aspect}")
+        if self.near != "off" and self.verify == "header":
+            raise ConfigError(f"near = {self.near!r} needs decoded pictures: set verify to 'decode', or near to 'off'")
+        Naming(self.name)
 
 
 class QueueSettings(Struct, frozen=True, kw_only=True):
@@ -133,12 +155,16 @@ class BoxSettings(Struct, frozen=True, kw_only=True):
     threads: int = 16
     #: Seconds that a downloader waits for its master at first.
     wait: float = 60.0
+    #: Seconds for which a disk may refuse (full, over quota, read-only, failing) before the command ends; 0: none.
+    disk_wait: float = 600.0
     #: Whether pictures may come from private addresses, those of metadata services apart.
     allow_private: bool = False
     #: URL of the proxy through which everything is fetched; empty: none. The environment's own settings do not count.
     proxy: str = ""
     #: File of cookies, in the format of Netscape and curl; empty: none.
     cookies: str = ""
+    #: URL of the store in which this box saves (`crawler.cloud`); empty: the directory of the output.
+    store: str = ""
 
     @property
     def processes(self) -> int:
@@ -201,13 +227,17 @@ class CrawlConfig(Struct, frozen=True, kw_only=True):
             ("depth", self.harvest.depth),
             ("patience", self.crawl.patience),
             ("wait", self.box.wait),
+            ("disk_wait", self.box.disk_wait),
             ("workers", self.box.workers),
             ("min_size", self.download.min_size),
             ("min_speed", self.fetch.min_speed),
         ):
             if number is not None and not 0 <= number < _TOO_MUCH:
                 raise ConfigError(f"{name} must be a number from 0 up, not {number}")
+        self.download.check()
         build_filters(self.harvest.include, self.harvest.exclude)
+        if self.box.store:
+            check_url(self.box.store)
         if self.box.proxy and not _PROXY.fullmatch(self.box.proxy):  # without the value: it may hold a password
             raise ConfigError("proxy must be the URL of an HTTP proxy, such as http://proxy.example:3128")
         if self.queue.lease > MAX_LEASE:
@@ -219,6 +249,7 @@ class CrawlConfig(Struct, frozen=True, kw_only=True):
         """What downloaders are told: every section but the box's and where the queue is."""
         tables = self.own()
         tables["queue"] = {"lease": self.queue.lease}
+        del tables["crawl"]["pin"]
         return tables
 
     def own(self) -> dict[str, dict[str, Any]]:

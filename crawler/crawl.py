@@ -15,29 +15,30 @@ from msgspec import structs
 
 from crawler import __version__
 from crawler.box import about_this_box, build_downloader
+from crawler.cloud import FsspecStore, store_at
 from crawler.config import CRAWL_FILE, CrawlConfig, settings_for
 from crawler.control import take
 from crawler.engines.base import Elsewhere, Engine
-from crawler.engines.client import RemoteFrontier
-from crawler.engines.join import JoinFile, advertised, new_key, read_join, write_join
+from crawler.engines.join import read_join
 from crawler.engines.local import ProcessEngine, ThreadEngine
-from crawler.engines.manager import QueueManager
 from crawler.engines.server import Server
-from crawler.engines.tls import ensure_certificate
-from crawler.engines.wire import format_address, parse_address
-from crawler.errors import ConfigError, CrawlerError
+from crawler.engines.wire import format_address
+from crawler.errors import ConfigError, CrawlerError, DiskError
 from crawler.fleet import introduce
 from crawler.frontier.again import PutBack
 from crawler.frontier.base import PROTOCOL, Frontier
-from crawler.frontier.soundness import Check, damaged, telling_damage
-from crawler.frontier.sqlite import SqliteFrontier
+from crawler.frontier.soundness import Check, damaged
 from crawler.guard import Guard
-from crawler.lock import own, try_to_own
+from crawler.lock import own
 from crawler.manifest import ManifestWriter
 from crawler.master import MasterFrontier
 from crawler.model import FrontierStats, Request, WorkerStats
+from crawler.near import Stopped, find_near
+from crawler.pause import DiskPause
+from crawler.pins import refuse_missing, take_pins
 from crawler.policy import policy
-from crawler.retry import put_back_in
+from crawler.port import serve
+from crawler.retry import put_back_in, renew_in
 from crawler.seeds import Source
 from crawler.shelf import Shelf
 from crawler.storage import LocalStore, disk_faults, write_file
@@ -89,7 +90,9 @@ class Crawl:
         #: Whether the downloaders are ours.
         self.downloads_here = True
         self._guard = Guard(allow_private=config.box.allow_private)
+        self._disk = DiskPause(output, config.box.disk_wait)
         self._interrupts = 0
+        self._stopping = threading.Event()
         self._is_resumed = False
         self._put_back: PutBack | None = None
         #: Clock time before which the end is not the end.
@@ -107,7 +110,12 @@ class Crawl:
         return self.output / "join"
 
     def run(
-        self, source: Source, *, downloads_here: bool | None = True, retries: frozenset[str] | None = None
+        self,
+        source: Source,
+        *,
+        downloads_here: bool | None = True,
+        retries: frozenset[str] | None = None,
+        refresh: bool = False,
     ) -> Summary:
         """Crawl to the end, or until interrupted.
 
@@ -116,17 +124,36 @@ class Crawl:
             downloads_here: false: downloaders join from elsewhere; None: as it was the last time.
             retries: put back first what has failed for these reasons (`crawler.retry`); where nothing waits then, that
                 is all. Empty: the reasons that may have passed.
+            refresh: ask again for all that a known crawl has, or go on with a refresh that has begun.
 
         Raises:
             CrawlerError: whatever stops a crawl early; it can be gone on with.
         """
-        requests = source.requests()
         started = time.monotonic()
+        try:
+            summary = self._run(source, downloads_here, retries, started, refresh=refresh)
+        except DiskError:
+            if not self._interrupts or not self._disk.is_on or self._frontier is None:
+                raise
+            # Whoever stops a crawl that waits for its disk does not wait for it: the next one finds what is missing.
+            return self._summary(self._frontier.stats(), started)
+        return summary if summary.interrupted or self.config.download.near == "off" else self._compare(summary)
+
+    def _run(
+        self,
+        source: Source,
+        downloads_here: bool | None,
+        retries: frozenset[str] | None,
+        started: float,
+        *,
+        refresh: bool,
+    ) -> Summary:
+        requests = source.requests()
         with ExitStack() as stack:
-            frontier = self._open(stack, requests, retries)
+            frontier = self._open(stack, requests, retries, refresh=refresh)
             self.downloads_here = frontier.downloaded_here if downloads_here is None else downloads_here
             if self._put_back is not None and not self._put_back.is_waiting:
-                return Summary(stats=frontier.stats(), output=self.output, elapsed=time.monotonic() - started)
+                return self._summary(frontier.stats(), started)
             manifest = ManifestWriter(self.output)
             stack.callback(manifest.close)
             if self._put_back is not None and self._put_back.requests:
@@ -134,7 +161,8 @@ class Crawl:
             else:
                 manifest.resume(frontier.records, is_ours=self._is_resumed)
             stack.enter_context(self._life(frontier, manifest))
-            server = self._serve(frontier, stack)
+            server = serve(frontier, self.output, self.config.queue)
+            stack.callback(server.stop)
             write_file(self.output / CRAWL_FILE, [self.config.to_toml().encode()], sync=True)  # they proved to work
             self._engines = [self._harvest(frontier, stack), self._downloads(frontier, stack)]
             if self._is_resumed and not self.downloads_here:
@@ -146,13 +174,28 @@ class Crawl:
                 self._watch(frontier, manifest)
             finally:
                 self._end()
-            self._pump(frontier, manifest)
-            stats, interrupted = frontier.stats(), self._interrupts > 0
-        return Summary(stats=stats, output=self.output, elapsed=time.monotonic() - started, interrupted=interrupted)
+            self._pump_all(frontier, manifest)
+            stats = frontier.stats()
+        return self._summary(stats, started)
+
+    def _summary(self, stats: FrontierStats, started: float) -> Summary:
+        elapsed, interrupted = time.monotonic() - started, self._interrupts > 0
+        store = self.config.box.store if self.downloads_here else ""
+        return Summary(stats=stats, output=self.output, store=store, elapsed=elapsed, interrupted=interrupted)
+
+    def _compare(self, summary: Summary) -> Summary:
+        """Find what looks nearly the same, now that there is all of it."""
+        keeps_best = self.config.download.near == "keep-best"
+        try:
+            found = find_near(self.output, keeps_best=keeps_best, is_stopped=lambda: self._interrupts > 0)
+        except Stopped:
+            return structs.replace(summary, interrupted=True)
+        return structs.replace(summary, stats=found.corrected(summary.stats), near=found)
 
     def interrupt(self) -> None:
         """Once: finish what is under way and stop. Twice: stop now. Callable from a signal handler."""
         self._interrupts += 1
+        self._stopping.set()
         threading.Thread(target=self._stop, args=(self._interrupts > 1,), daemon=True).start()
 
     def _stop(self, now: bool) -> None:
@@ -165,16 +208,14 @@ class Crawl:
 
     # opening ------------------------------------------------------------------------------------------------------
 
-    def _open(self, stack: ExitStack, requests: Sequence[Request], retries: frozenset[str] | None) -> MasterFrontier:
+    def _open(
+        self, stack: ExitStack, requests: Sequence[Request], retries: frozenset[str] | None, *, refresh: bool
+    ) -> MasterFrontier:
         """Own the directory, open its frontier, and put what the crawl begins with."""
         path = self.output / "frontier.sqlite"
         known = path.exists()
-        if not known and retries is not None:
-            raise ConfigError(f"{self.output} is no crawl: there is no frontier.sqlite in it")
-        if not known and not requests:
-            raise ConfigError(f"nothing to do: {self.output} is no crawl yet; name a URL, -i FILE or --images FILE")
-        if not known and (self.output / "store.json").exists():
-            raise ConfigError(f"{self.output} holds the pictures of a downloader, and no crawl; choose another -o")
+        if not known:
+            self._refuse_to_begin(requests, retries, refresh=refresh)
         with disk_faults(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
         stack.callback(own(self.output))
@@ -187,22 +228,42 @@ class Crawl:
             self._check.wait(_HEAD_START)
             patience = self.config.crawl.patience
             self._put_back = put_back_in(self.output, retries, patience=patience, say=self._view.say)
-        frontier = MasterFrontier(path, policy(self.config), settings={**self.config.shared(), "release": __version__})
+        if refresh:
+            self._check.wait(_HEAD_START)
+            renew_in(self.output, say=self._view.say)
+        settings = {**self.config.shared(), "release": __version__}
+        frontier = MasterFrontier(path, policy(self.config), settings=settings, disk=self._disk)
         stack.callback(frontier.close)
         self._frontier = frontier
         self._check.wait(_HEAD_START)
         if self._interrupts:  # while it was being opened
             frontier.drain()
         before = frontier.stats()
+        if said := take_pins(frontier, self.config.crawl.pin):
+            self._view.say(said)
         frontier.recall(self._guard)
         frontier.permit(self._guard, [request.location for request in requests if request.is_seed], look_up=True)
         frontier.put(requests)
         self._is_resumed = known
-        if known:
+        if known and not refresh:
             images, pages = before.waiting + before.leased, before.pages_waiting + before.pages_leased
             counts = f"{before.success} saved, {before.failed} failed, {images + pages} waiting"
             self._view.say(f"Resuming {str(self.output)!r}: {counts}.")
         return frontier
+
+    def _refuse_to_begin(self, requests: Sequence[Request], retries: frozenset[str] | None, *, refresh: bool) -> None:
+        """Raise `ConfigError` where no crawl can begin, before there is anything of it."""
+        if retries is not None:
+            raise ConfigError(f"{self.output} is no crawl: there is no frontier.sqlite in it")
+        if refresh:
+            raise ConfigError(
+                f"--refresh: {self.output} is no crawl yet: leave it out the first time, or name one with -o"
+            )
+        if not requests:
+            raise ConfigError(f"nothing to do: {self.output} is no crawl yet; name a URL, -i FILE or --images FILE")
+        if (self.output / "store.json").exists():
+            raise ConfigError(f"{self.output} holds the pictures of a downloader, and no crawl; choose another -o")
+        refuse_missing(self.config.crawl.pin)
 
     def _refuse_emptied(self, path: Path) -> None:
         """A crawl whose file has lost its content would begin anew, and its manifest with it."""
@@ -218,36 +279,19 @@ class Crawl:
         finally:
             self._check.stop()
         self._check.refuse_damage()
-        self._pump(frontier, manifest)  # what came before the queue was closed
+        self._pump_all(frontier, manifest)  # what came before the queue was closed
+        if frontier.has_replaced:
+            self._disk.through(partial(manifest.rewrite, frontier.records), self._stopping)
+        if frontier.is_refreshing and frontier.stats().state == "drained":
+            self._disk.through(frontier.end_refresh, self._stopping)
         if self._check.is_done:  # else the next one has to look
-            frontier.mark(is_at_work=False, downloads_here=self.downloads_here)
-
-    def _serve(self, frontier: Frontier, stack: ExitStack) -> Server:
-        """Serve the queue where it was served before, with the same key and certificate, and write the join file."""
-        queue = self.config.queue
-        before = read_join(self.join) if self.join.exists() else None
-        host, port = parse_address(queue.listen, lowest_port=0)
-        is_chosen = port != 0
-        if not is_chosen and before is not None:
-            port = parse_address(before.addresses[0])[1]
-        key = before.key if before is not None else new_key()
-        tls = ensure_certificate(self.output) if queue.tls == "always" or not is_loopback(host) else None
-        join = JoinFile(crawl=self.output.resolve().name, addresses=(), key=key, cert=tls.pem if tls else "")
-        try:
-            server = QueueManager((host, port), join.authkey, frontier=frontier).get_server(tls=tls)
-        except ConfigError:
-            if is_chosen or port == 0:
-                raise
-            _log.warning("port %d is taken by now; downloaders need the new join file", port)
-            server = QueueManager((host, 0), join.authkey, frontier=frontier).get_server(tls=tls)
-        stack.callback(server.stop)
-        write_join(self.join, structs.replace(join, addresses=advertised(server.start(), queue.advertise)))
-        return server
+            unmark = partial(frontier.mark, is_at_work=False, downloads_here=self.downloads_here)
+            self._disk.through(unmark, self._stopping)
 
     def _harvest(self, frontier: MasterFrontier, stack: ExitStack) -> Engine:
         """The worker that walks pages and reads lists, in this process."""
         permit = partial(frontier.permit, self._guard)
-        worker, fetcher = build_harvester(_HARVESTER, frontier, self.config, self._guard, permit)
+        worker, fetcher = build_harvester(_HARVESTER, frontier, self.config, self._guard, permit, self._disk)
         stack.callback(fetcher.close)
         frontier.hello(_HARVESTER, PROTOCOL, about_this_box())
         return ThreadEngine(worker)
@@ -259,12 +303,17 @@ class Crawl:
             return Elsewhere()
         if workers:
             own = {"CRAWLER_PROXY": box.proxy, "CRAWLER_COOKIES": box.cookies}
-            options = ["-t", str(box.threads), *(["--allow-private"] if box.allow_private else [])]
+            options = ["-t", str(box.threads), "--disk-wait", str(box.disk_wait)]
+            options += ["--allow-private"] if box.allow_private else []
+            options += ["--store", box.store] if box.store else []
             return ProcessEngine(self.join, self.output, count=workers, options=options, environment=own)
         frontier.hello(_THREADS, PROTOCOL, about_this_box())
-        shelf = Shelf(LocalStore(self.output, durability=self.config.download.durability))
-        worker, fetcher = build_downloader(_THREADS, frontier, self.config, shelf, self._guard)
-        stack.callback(fetcher.close)
+        store = store_at(box.store or self.output, self.config.download.durability)
+        if isinstance(store, FsspecStore):
+            store.claim(read_join(self.join).mark)
+        shelf = Shelf(store)
+        worker, close = build_downloader(_THREADS, frontier, self.config, shelf, self._guard, self._disk)
+        stack.callback(close)
         return ThreadEngine(worker)
 
     def _end(self) -> None:
@@ -298,7 +347,8 @@ class Crawl:
             self._check.refuse_damage()
             if frontier.fault is not None:
                 raise frontier.fault
-            self._obey(frontier)
+            frontier.hold(self._disk.look())
+            self._unless_disk(partial(self._obey, frontier))
             self._pump(frontier, manifest)
         patience = self.config.fetch.total_timeout if self._interrupts else _FAREWELL
         deadline = time.monotonic() + patience
@@ -330,10 +380,9 @@ class Crawl:
         return all(worker.is_told or (worker.silent > _SILENCE and not worker.leases) for worker in workers)
 
     def _pump(self, frontier: Frontier, manifest: ManifestWriter) -> None:
-        """Bring files and view up to the frontier's records."""
-        while rows := frontier.records(manifest.last, _PAGE):
-            manifest.append(rows)
-            self._view.results([record for _, record in rows])
+        """Bring files and view up to the frontier's records; the files wait while the disk refuses."""
+        if not self._disk.is_on:
+            self._unless_disk(partial(self._append, frontier, manifest))
         stats = frontier.stats()
         for worker in stats.workers:
             if worker.name not in self._known:
@@ -342,53 +391,43 @@ class Crawl:
         self._known = {_HARVESTER, _THREADS, *(worker.name for worker in stats.workers)}
         self._view.update(stats)
 
+    def _unless_disk(self, act: Callable[[], None]) -> None:
+        """Do what may be done a little later, when the disk takes it again."""
+        try:
+            act()
+        except DiskError as error:
+            if not self._disk.begin(error):
+                raise
+
+    def _pump_all(self, frontier: Frontier, manifest: ManifestWriter) -> None:
+        """The same, for the last time: it waits for the disk."""
+        self._disk.through(partial(self._append, frontier, manifest), self._stopping)
+        self._pump(frontier, manifest)
+
+    def _append(self, frontier: Frontier, manifest: ManifestWriter) -> None:
+        while rows := frontier.records(manifest.last, _PAGE):
+            manifest.append(rows)
+            self._view.results([record for _, record in rows])
+
 
 def run(
     seeds: str | Iterable[str],
     output: str | Path = "out",
     *,
     workers: int = 0,
+    refresh: bool = False,
     view: View | None = None,
     **settings: Any,
 ) -> Summary:
     """Crawl from a script: ``crawler.run(["https://example.org/"], output="out", depth=2)``.
 
-    ``settings`` are named like the flags, with underscores. Raises `CrawlerError`.
+    With ``refresh`` all that is known of a crawl is asked for again. ``settings`` are named like the flags, with
+    underscores. Raises `CrawlerError`.
     """
     place = Path(output)
     config, _ = settings_for(place, {"workers": workers, **settings})
     source = Source(seeds=(seeds,) if isinstance(seeds, str) else tuple(seeds))
-    return Crawl(place, config, view=view).run(source)
-
-
-def look_at(directory: Path) -> tuple[FrontierStats, bool]:
-    """The counts of a crawl, and whether it is running: asked of its master if there is one, else read from its file.
-
-    Raises:
-        ConfigError: there is no crawl in the directory.
-        DiskError: it can't be read, or has no room for what reading it takes.
-        NetworkError: a master is at work, but does not answer.
-    """
-    path = directory / "frontier.sqlite"
-    if not path.exists():
-        raise ConfigError(f"{directory} is no crawl: there is no frontier.sqlite in it")
-    release = try_to_own(directory)
-    if release is None:
-        remote = RemoteFrontier(read_join(directory / "join"), wait=_FAREWELL)
-        try:
-            return remote.stats(), True
-        finally:
-            remote.close()
-    try:
-        rules = policy(settings_for(directory, {})[0])
-        with telling_damage(path, is_opening=True):
-            frontier = SqliteFrontier(path, rules)
-        try:
-            return frontier.stats(), False
-        finally:
-            frontier.close()
-    finally:
-        release()
+    return Crawl(place, config, view=view).run(source, refresh=refresh)
 
 
 def _do_nothing() -> None:

@@ -4,6 +4,7 @@ One server answers for two hosts: ``127.0.0.1`` has the pages, ``localhost`` is 
 ``fixtures/README.md`` describes the site, its faults and the truth about it.
 """
 
+import hashlib
 import logging
 import os
 import socket
@@ -13,6 +14,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from email.message import Message
+from email.utils import formatdate
 from http.client import responses
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -61,6 +64,8 @@ class Hit(Struct, frozen=True, kw_only=True):
     status: int = 0
     #: Requests of this host that were under way when it started, itself included.
     in_flight: int
+    #: Bytes of the body that was sent.
+    sent: int = 0
 
 
 def site_folder() -> Path:
@@ -77,7 +82,7 @@ class DemoServer:
 
     Args:
         site: folder with ``a/``, ``b/`` and, if wanted, ``faults.json``; None: the bundled site. Its files are listed
-            once, here, and only these are ever opened, so no request can leave the site.
+            when it starts, and only these are ever opened, so no request can leave the site.
         faults: address → fields of a `Fault`, on top of the site's own; ``{}`` heals an address.
 
     An address is a request target exactly as sent, with its query, on either host.
@@ -88,7 +93,7 @@ class DemoServer:
         noted = self.site / "faults.json"
         own = msgspec.json.decode(noted.read_bytes(), type=dict[str, Fault]) if noted.is_file() else {}
         self._faults = own | msgspec.convert(faults or {}, dict[str, Fault])
-        self._files = {host: _addresses(self.site / host) for host in ("a", "b")}
+        self._files: dict[str, dict[str, Path]] = {}
         #: Origins of the two hosts, and the page to begin with; known once it has started.
         self.a = self.b = self.url = ""
         self._port = 0
@@ -134,6 +139,7 @@ class DemoServer:
 
     def start(self) -> Self:
         """Listen; after a `stop`, on the same port as before."""
+        self._files = {host: _addresses(self.site / host) for host in ("a", "b")}
         self._stopping.clear()
         self._server = _Server(self, self._port)
         self._port = self._server.server_address[1]
@@ -175,16 +181,16 @@ class DemoServer:
         self._stopping.wait(fault.delay)
         return number, fault
 
-    def _end(self, number: int, status: int) -> None:
+    def _end(self, number: int, status: int, sent: int = 0) -> None:
         """Note the end of a request; a second call changes nothing."""
         with self._changed:
             hit = self._hits[number]
             if hit.ended is None:
                 self._under_way[hit.host] -= 1
-                self._hits[number] = msgspec.structs.replace(hit, ended=time.monotonic(), status=status)
+                self._hits[number] = msgspec.structs.replace(hit, ended=time.monotonic(), status=status, sent=sent)
 
-    def _reply(self, host: str, path: str, fault: Fault) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body."""
+    def _reply(self, host: str, path: str, fault: Fault, asked: Message) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body. What is asked with validators that still hold is not sent (RFC 9110 §13)."""
         files = self._files["b" if host.partition(":")[0] == "localhost" else "a"]
         file = files.get(unquote(path.partition("?")[0]))
         status = fault.status or (302 if fault.redirect else 200 if file else 404)
@@ -192,10 +198,26 @@ class DemoServer:
         if file and status == 200:
             suffix, body = file.suffix.lower(), file.read_bytes()
             kind, body = _TYPES.get(suffix, "application/octet-stream"), self.fill(body) if suffix in _TEXTS else body
-        headers = {"Content-Type": fault.type or kind, "Content-Length": str(len(body))}
+        validators = _validators(file, body) if file and status == 200 else {}
+        if _holds(validators, asked):
+            return 304, validators, b""
+        headers = {"Content-Type": fault.type or kind, "Content-Length": str(len(body)), **validators}
         if fault.redirect:
             headers["Location"] = self.fill(fault.redirect.encode()).decode()
         return status, headers | fault.headers, body
+
+
+def _validators(file: Path, body: bytes) -> dict[str, str]:
+    changed = formatdate(file.stat().st_mtime, usegmt=True)
+    return {"ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "Last-Modified": changed}
+
+
+def _holds(validators: Mapping[str, str], asked: Message) -> bool:
+    """Whether a client has this version; where it sends a tag, its date does not count (RFC 9110 §13.1.3)."""
+    if not validators:
+        return False
+    tag = asked.get("If-None-Match")
+    return validators["ETag"] == tag if tag else validators["Last-Modified"] == asked.get("If-Modified-Since")
 
 
 def _addresses(folder: Path) -> dict[str, Path]:
@@ -260,17 +282,18 @@ class _Handler(BaseHTTPRequestHandler):
             if fault.reset:
                 self._reset()
                 return
-            status, headers, body = demo._reply(host, self.path, fault)
+            status, headers, body = demo._reply(host, self.path, fault, self.headers)
             fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             head = f"HTTP/1.1 {status} {responses.get(status, 'Unheard Of')}\r\n{fields}\r\n".encode("latin-1")
-            whole = head + (b"" if self.command == "HEAD" else body[: int(len(body) * fault.truncate)])
+            body = b"" if self.command == "HEAD" else body[: int(len(body) * fault.truncate)]
             self.close_connection |= fault.truncate < 1
             if fault.stall:
                 self._stall(head, fault.stall)
                 return
+            whole = head + body
             self.wfile.write(whole[:-1])
             # Noted before the last byte goes: a client that has it all must never be found under way.
-            demo._end(number, status)
+            demo._end(number, status, len(body))
             self.wfile.write(whole[-1:])
         finally:
             demo._end(number, status)

@@ -5,6 +5,8 @@
     CrawlerError                  base of all; an internal fault if nothing finer fits
     ├── ConfigError               a flag, key, seed or file of the user's is wrong
     ├── DiskError                 the output can't be written
+    │   └── DiskTrouble           … for now: full, read-only, failing; waiting may help
+    │       └── NoHandles         … or doing fewer things at a time
     ├── NetworkError              nobody answers: no master, no DNS, no seed
     ├── TLSError                  the other side is not who the join file says
     ├── AccessError               the key or the protocol version was refused
@@ -36,6 +38,14 @@ class DiskError(CrawlerError):
     """The disk refuses: full, read-only, no permission, another crawl owns the directory."""
 
     code = 3
+
+
+class DiskTrouble(DiskError):
+    """The disk refuses for now: full, over quota, read-only, failing. Waiting may help."""
+
+
+class NoHandles(DiskTrouble):
+    """This process, or its machine, can open nothing more. Fewer things at a time may help."""
 
 
 class NetworkError(CrawlerError):

@@ -19,6 +19,7 @@ from urllib3 import HTTPHeaderDict
 
 from crawler.errors import RequestFailed
 from crawler.model import Outcome, Request
+from crawler.referrer import header_policy
 from crawler.urls import canonicalize, resolve
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -27,6 +28,10 @@ _RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504, 522, 524})
 _OVERLOADED = frozenset({429, 503})
 #: Bytes asked for at a time; an image of usual size comes in one or two pieces.
 _PIECE = 65_536
+#: No picture is as long; a server that announces more boasts.
+_MOST_SPARED = 2**40
+#: What is kept of ``ETag``, also of one that breaks the grammar, as servers of such tags understand them; and of dates.
+_TAG, _DATE = re.compile(r"[ -~]{1,256}"), re.compile(r"[ -~]{1,64}")
 _SCHEME = re.compile(r"[\s\x00-\x1f]*([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 
 
@@ -37,6 +42,14 @@ class Conditions(Struct, frozen=True, kw_only=True):
     accept: str = "*/*"
     #: Longest body in bytes, after decompression; a longer one ends as ``too-large`` or ``decompression-limit``.
     max_bytes: int = 20 * 2**20
+    #: Validators of an earlier answer: if they still hold, the server is to say so (304) and send nothing.
+    etag: str = ""
+    last_modified: str = ""
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether an answer 304 is one to what was asked."""
+        return bool(self.etag or self.last_modified)
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -103,6 +116,12 @@ class Response:
         return self._body.received
 
     @property
+    def spared(self) -> int:
+        """Bytes of the body that the server has announced and that did not come; 0 where it announced none."""
+        declared = self._declared()
+        return 0 if declared is None else min(max(0, declared - self.received), _MOST_SPARED)
+
+    @property
     def location(self) -> str | None:
         """Absolute URL that a redirect leads to; None where the answer is none.
 
@@ -119,6 +138,24 @@ class Response:
             raise RequestFailed("bad-url" if known else "unsupported-scheme", f"redirect to {reference[:200]!r}")
         return target
 
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the server says that what the caller has is still the same (RFC 9110 §15.4.5)."""
+        return self.status == 304 and self._conditions.is_conditional
+
+    @property
+    def validators(self) -> tuple[str, str]:
+        """``ETag`` and ``Last-Modified`` as they are to be sent back; empty where there is none of use.
+
+        A file that was changed within the second of the answer may be changed again in the same one, so that time tells
+        nothing (RFC 9110 §8.8.2.2). ``*`` would fit any file.
+        """
+        etag, modified = self.headers.get("etag", ""), self.headers.get("last-modified", "")
+        changed, sent = timestamp(modified), timestamp(self.headers.get("date", ""))
+        is_settled = changed is not None and (sent is None or sent - changed >= 1)
+        is_tag = _TAG.fullmatch(etag) is not None and etag != "*"
+        return etag if is_tag else "", modified if is_settled and _DATE.fullmatch(modified) else ""
+
     def chunks(self) -> Iterator[bytes]:
         """The body, decompressed, piece by piece, once.
 
@@ -126,10 +163,13 @@ class Response:
             RequestFailed: ``too-large``, ``decompression-limit``, ``timeout``, ``too-slow``, ``truncated``,
                 ``connect``, ``corrupt``, ``unsupported-format`` (its coding) or ``cancelled``.
         """
+        self._check_declared(self._conditions.max_bytes)
+        return self._pieces()
+
+    def _pieces(self) -> Iterator[bytes]:
         limit = self._conditions.max_bytes
         size = 0
         try:
-            self._check_declared(limit)
             while piece := self._body.read(_PIECE):
                 size += len(piece)
                 if size > limit:
@@ -142,6 +182,21 @@ class Response:
     def read(self) -> bytes:
         """The whole body; raises as `chunks` does."""
         return b"".join(self.chunks())
+
+    def read_what_comes(self) -> tuple[bytes, RequestFailed | None]:
+        """The body as far as it can be had, and what ended it early; None: all of it is there.
+
+        Raises:
+            RequestFailed: as `chunks` does, where there is not a single byte; ``cancelled``.
+        """
+        pieces: list[bytes] = []
+        try:
+            pieces.extend(self._pieces())
+        except RequestFailed as error:
+            if not pieces or error.reason == "cancelled":
+                raise
+            return b"".join(pieces), error
+        return b"".join(pieces), None
 
     def raise_for_status(self) -> None:
         """Do nothing for a 2xx answer, except for a part (206), which nobody asked for.
@@ -172,10 +227,15 @@ class Response:
     ) -> None:
         self.close()
 
+    def _declared(self) -> int | None:
+        """Length of the body, as the server announces it."""
+        declared = self.headers.get("content-length", "")
+        return int(declared) if len(declared) < 20 and declared.isdecimal() else None
+
     def _check_declared(self, limit: int) -> None:
         """Fail at once where the server itself says that there is more than we take."""
-        declared = self.headers.get("content-length", "")
-        if len(declared) < 20 and declared.isdecimal() and int(declared) > limit:
+        declared = self._declared()
+        if declared is not None and declared > limit:
             raise RequestFailed("too-large", f"{declared} bytes announced, {limit} allowed")
 
 
@@ -254,12 +314,24 @@ def redirected(request: Request, response: Response, limit: int) -> Outcome:
         target = canonicalize(location)
     except ValueError as error:
         raise RequestFailed("bad-url", f"redirect to {location[:200]!r}") from error
+    policy = header_policy(response.headers.get("referrer-policy", "")) or request.referrer_policy
     return Outcome(
         status="moved",
-        successor=structs.replace(request, target=target, hops=request.hops + 1),
+        successor=structs.replace(request, target=target, hops=request.hops + 1, referrer_policy=policy),
         latency=response.elapsed,
         received=response.received,
     )
+
+
+def revalidating(conditions: Conditions, request: Request) -> Conditions:
+    """The conditions with the validators of an earlier answer, if it came from the very URL that is asked now.
+
+    So what one server has said goes to no other, whatever a redirect leads to.
+    """
+    known = request.known
+    if known is None or known.url != request.location:
+        return conditions
+    return structs.replace(conditions, etag=known.etag, last_modified=known.last_modified)
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -6,6 +6,7 @@ robots.txt, nor how it is spelled. A proxy looks up names by itself: with one in
 ours is what is written as an address.
 """
 
+import errno
 import ipaddress
 import logging
 import socket
@@ -20,7 +21,7 @@ from msgspec import Struct
 from urllib3.util.connection import allowed_gai_family
 
 from crawler.addresses import BLOCKED_PORTS, LOOPBACK, METADATA, PRIVATE, Address, objection_to
-from crawler.errors import MessageError, RequestFailed
+from crawler.errors import MessageError, NoHandles, RequestFailed
 from crawler.urls import host_and_port, is_loopback
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ _BY_NAME = frozenset({LOOPBACK, PRIVATE})
 #: What ``localhost`` is, whatever a resolver says (RFC 6761 §6.3).
 _LOCALHOST = ("127.0.0.1", "::1")
 _OTHER_PORT = "a port of another protocol"
+_NO_HANDLES = (errno.EMFILE, errno.ENFILE)
 #: Exemptions of one crawl.
 MAX_EXEMPT = 10_000
 #: Names that are looked up at a time.
@@ -146,6 +148,7 @@ class Guard:
         Raises:
             RequestFailed: ``blocked-address``.
             OSError: nobody answers; `socket.gaierror`: nor does the name have any address.
+            NoHandles: this process can open nothing more, for which no host is to blame.
         """
         if port in BLOCKED_PORTS:
             raise self._refused(host, port, _OTHER_PORT)
@@ -268,6 +271,8 @@ def _connect(places: Sequence[Any], seconds: float | None, options: Sequence[tup
             failure = error
             if sock is not None:
                 sock.close()
+            if error.errno in _NO_HANDLES:
+                raise NoHandles("too many open files: raise `ulimit -n` or use fewer threads with -t") from error
         else:
             sock.settimeout(seconds)
             return sock

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from crawler.errors import ConfigError, DiskError
+from crawler.errors import ConfigError, DiskError, DiskTrouble
 
 #: Seconds for which somebody may have the directory who only looks at it.
 _LOOK_SECONDS = 2.0
@@ -25,12 +25,18 @@ def own(directory: Path) -> Callable[[], None]:
 def try_to_own(directory: Path, *, name: str = ".lock", patience: float = 0.0) -> Callable[[], None] | None:
     """What lets go of the directory again; None where somebody else owns it, and still does after ``patience`` seconds.
 
-    SQLite's lock on an empty database is a lock that every system knows and that dies with its owner.
+    SQLite's lock on a database is a lock that every system knows and that dies with its owner. The file stays: it can't
+    be removed without a moment in which two own two files of that name. It is not empty, since SQLite would keep a
+    journal beside an empty one.
     """
     lock: sqlite3.Connection | None = None
     try:
         lock = sqlite3.connect(directory / name, isolation_level=None, check_same_thread=False, timeout=patience)
         lock.execute("BEGIN EXCLUSIVE")
+        if not lock.execute("PRAGMA user_version").fetchone()[0]:
+            lock.execute("PRAGMA user_version = 1")
+            lock.execute("COMMIT")
+            lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:
         if lock is not None:
             lock.close()
@@ -39,7 +45,7 @@ def try_to_own(directory: Path, *, name: str = ".lock", patience: float = 0.0) -
             return None
         if cause == sqlite3.SQLITE_FULL:
             advice = "the disk is full: free some space, then start the same command again"
-            raise DiskError(f"can't use {directory}: {advice}") from error
+            raise DiskTrouble(f"can't use {directory}: {advice}") from error
         raise DiskError(f"can't write to {directory}: {error}; choose another directory with -o") from error
     return lock.close
 

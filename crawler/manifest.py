@@ -13,20 +13,25 @@ from itertools import islice
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from crawler.errors import ConfigError, DiskError
 from crawler.model import ImageRecord
 from crawler.storage import disk_faults, write_file
 from crawler.urls import format_record_line, parse_record_line
 
-__all__ = ["ManifestWriter", "Records", "read_manifest", "record_line"]
+__all__ = ["ManifestWriter", "Records", "read_manifest", "record_line", "row_json"]
 
 #: ``frontier.records``: records with their numbers, from the first number above ``after``, at most ``limit``.
 Records = Callable[[int, int], Sequence[tuple[int, ImageRecord]]]
 
 _log = logging.getLogger(__name__)
 _PAGE = 1_000
+
+
+def row_json(record: ImageRecord) -> bytes:
+    """The record as a manifest row, a JSON object with all names, without a line break."""
+    return msgspec.json.encode(structs.asdict(record))
 
 
 def record_line(record: ImageRecord) -> str:
@@ -252,7 +257,7 @@ def _replaced(records: Records) -> tuple[set[int], int]:
 
 
 def _row(record: ImageRecord) -> bytes:
-    return msgspec.json.encode(record) + b"\n"
+    return row_json(record) + b"\n"
 
 
 def _line(record: ImageRecord) -> bytes:

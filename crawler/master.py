@@ -1,20 +1,22 @@
 """The frontier of a master: it remembers faults of its disk, how the last master ended, and what seeds permit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from crawler.errors import DiskError
-from crawler.frontier.ledger import sound_place
+from crawler.frontier.identity import sound_place
 from crawler.frontier.politeness import Policy
 from crawler.frontier.soundness import MARK, damaged, telling_damage
 from crawler.frontier.sqlite import SqliteFrontier
 from crawler.guard import Exemption, Guard, exemptions
 from crawler.logs import printable
-from crawler.model import Grant, ImageRecord, Kind, Outcome, Verdict
+from crawler.model import FrontierStats, Grant, ImageRecord, Kind, Outcome, Renewal, Verdict
+from crawler.pause import DiskPause
 
 #: Name of what the ledger knows of the last master: whether it downloaded here, too.
 _HERE = "downloads-here"
@@ -25,21 +27,52 @@ _EXEMPT = "exempt"
 class MasterFrontier(SqliteFrontier):
     """The master's frontier: a fault of its disk that a worker elsewhere meets is remembered for the master.
 
-    It bears a mark while it is worked on.
+    It bears a mark while it is worked on. Trouble that may pass begins a pause of ``disk``, in which nothing is lent.
     """
 
     fault: DiskError | None = None
 
-    def __init__(self, path: Path, policy: Policy, *, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, policy: Policy, *, settings: dict[str, Any], disk: DiskPause | None = None) -> None:
         self._path = path
+        self._disk = disk or DiskPause()
+        #: Whether somebody wants it to pause, and whether its disk does.
+        self._is_told = self._is_held = False
         with telling_damage(path, is_opening=True):
             super().__init__(path, policy, settings=settings)
+            terms = msgspec.json.encode([settings.get("harvest"), settings.get("release")])
+            with self._ledger.transaction():
+                self._ledger.hold_visits(terms)
 
     def mark(self, *, is_at_work: bool, downloads_here: bool) -> None:
         """A master begins to work on it, or has ended well."""
         with self._noting(), self._changed, self._ledger.transaction():
             self._ledger.set_meta(MARK, b"1" if is_at_work else b"")
             self._ledger.set_meta(_HERE, b"1" if downloads_here else b"")
+
+    def load_pins(self, pins: Iterable[tuple[str, str]], state: bytes) -> int:
+        """Take these pins, URL and SHA-256, in place of all others; returns how many URLs have one."""
+        with self._noting(), self._changed, self._ledger.transaction():
+            return self._ledger.load_pins(pins, state)
+
+    @property
+    def pins(self) -> bytes:
+        """The state of the list whose pins are known; empty: there are none."""
+        return self._ledger.pins
+
+    @property
+    def is_refreshing(self) -> bool:
+        """Whether a refresh has begun and not come to its end."""
+        return self._ledger.refresh.is_open
+
+    @property
+    def has_replaced(self) -> bool:
+        """Whether records took the place of others since it was opened."""
+        return self._ledger.has_replaced
+
+    def end_refresh(self) -> None:
+        """Nothing of the refresh waits any more."""
+        with self._noting(), self._changed, self._ledger.transaction():
+            self._ledger.end_refresh()
 
     @property
     def downloaded_here(self) -> bool:
@@ -62,6 +95,19 @@ class MasterFrontier(SqliteFrontier):
                 self._ledger.set_meta(_EXEMPT, msgspec.json.encode(guard.exemptions))
             self.announce({_EXEMPT: msgspec.to_builtins(guard.exemptions)})
 
+    def pause(self, is_paused: bool) -> None:
+        self._is_told = is_paused
+        super().pause(self._is_told or self._is_held)
+
+    def hold(self, is_held: bool) -> None:
+        """Hand out nothing while the disk refuses."""
+        if is_held != self._is_held:
+            self._is_held = is_held
+            super().pause(self._is_told or is_held)
+
+    def stats(self) -> FrontierStats:
+        return structs.replace(super().stats(), trouble=self._disk.trouble)
+
     def records(self, after: int, limit: int) -> tuple[tuple[int, ImageRecord], ...]:
         with self._noting():
             return super().records(after, limit)
@@ -76,7 +122,16 @@ class MasterFrontier(SqliteFrontier):
 
     def complete(self, worker: str, outcomes: Sequence[Outcome], ended_turns: Sequence[str]) -> tuple[Verdict, ...]:
         with self._noting():
-            return super().complete(worker, outcomes, ended_turns)
+            verdicts = super().complete(worker, outcomes, ended_turns)
+        if any(outcome.down == "disk" for outcome in outcomes):
+            self._disk.suspect()
+        if any(outcome.status == "done" for outcome in outcomes):
+            self._disk.worked()
+        return verdicts
+
+    def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> Renewal:
+        with self._noting():
+            return super().extend(worker, tokens, seconds)
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
@@ -84,5 +139,6 @@ class MasterFrontier(SqliteFrontier):
             with telling_damage(self._path):
                 yield
         except DiskError as error:
-            self.fault = error
+            if not self._disk.begin(error):
+                self.fault = error
             raise

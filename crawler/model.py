@@ -9,6 +9,12 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, structs
 
 from crawler.errors import RequestFailed
+from crawler.known import PIN_MISMATCH, Change, ETag, HttpDate, Known, Url, quarantined
+from crawler.known import Count as _Count
+from crawler.known import Reason as _Reason
+from crawler.known import Seconds as _Seconds
+from crawler.known import StoreId as _StoreId
+from crawler.paths import is_picture
 
 #: What a request is for: a page to harvest, an image to download, the rules of an origin, a list to read, a part of a
 #: page (style sheet, frame, feed, sitemap), which is no page of its own.
@@ -16,6 +22,19 @@ Kind = Literal["page", "image", "robots", "list", "part"]
 
 #: What came of a lease: settled for good, to be tried again, given back untouched, goes on elsewhere.
 OutcomeStatus = Literal["done", "retry", "released", "moved"]
+
+#: How much of a page's URL may be told to whom (W3C Referrer Policy §3); empty: what browsers do where nobody says.
+ReferrerPolicy = Literal[
+    "",
+    "no-referrer",
+    "no-referrer-when-downgrade",
+    "same-origin",
+    "origin",
+    "strict-origin",
+    "origin-when-cross-origin",
+    "strict-origin-when-cross-origin",
+    "unsafe-url",
+]
 
 #: Final state of an image URL.
 RecordStatus = Literal["success", "duplicate", "failed"]
@@ -38,27 +57,17 @@ REASONS = frozenset(
     }
 )
 
-
-#: What a worker elsewhere may send as a URL and as a reason; both end up in record lines, which nobody may forge.
-_Url = Annotated[str, Meta(pattern=r"\A[!-;=?-~]*\Z")]
-_Reason = Annotated[str, Meta(pattern=r"\A[a-z0-9-]{0,64}\Z")]
 #: Most requests of one outcome, a page's worth, and most sitemaps of one robots.txt that a worker elsewhere may send.
 MAX_FOUND, MAX_SITEMAPS = 20_000, 1_000
-#: What a master elsewhere may say of a store: an id, and a path that nobody can be led astray by.
-_StoreId = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{16})?\Z")]
-_StorePath = Annotated[str, Meta(pattern=r"\A(?:images/[0-9a-f]{2}/[0-9a-f]{64}\.[a-z0-9]{1,8})?\Z")]
-
-
-#: What is counted, and seconds: never negative, never NaN or infinite, never more than a database column holds.
-_Count = Annotated[int, Meta(ge=0, le=2**53)]
-_Seconds = Annotated[float, Meta(ge=0, le=2**53)]
+#: What a picture looks like (`crawler.download.phash`).
+_Phash = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{128})?\Z")]
 
 
 class Request(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What to visit. Its identity is ``(kind, url)``; the rest is how it was found and where it stands."""
 
     #: Canonical URL (`crawler.urls.canonicalize`), under which it is remembered for ever.
-    url: _Url
+    url: str
     kind: Kind = "page"
     #: Where to fetch instead of ``url``, after redirects; empty: ``url`` itself.
     target: str = ""
@@ -74,10 +83,12 @@ class Request(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     seed: str = ""
     #: URL of the page that names it; empty for seeds and lists.
     referrer: str = ""
+    #: How much of that it allows to be sent as ``Referer``.
+    referrer_policy: ReferrerPolicy = ""
     #: Mechanism that names it, such as ``img``, ``srcset`` or ``og:image``.
     source: str = ""
     #: The picture to fetch instead where this one can't be had: the thumbnail of a full-size picture.
-    fallback: _Url = ""
+    fallback: str = ""
     #: Words found around an image.
     alt: str = ""
     title: str = ""
@@ -100,6 +111,8 @@ class Request(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     #: For ``list``: what its lines are, and the byte to read on from.
     entries: Kind = "page"
     offset: _Count = 0
+    #: What an earlier visit has brought. Only the frontier says so, with a lease.
+    known: Known | None = None
 
     @property
     def location(self) -> str:
@@ -179,8 +192,8 @@ class RobotsRules(Struct, frozen=True, gc=False, kw_only=True):
     lifetime: _Seconds = 86_400.0
 
 
-class ImageRecord(Struct, frozen=True, gc=False, kw_only=True):
-    """One row of the manifest: what became of one image URL."""
+class ImageRecord(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """One row of the manifest: what became of one image URL. Where people read it, every name is there (`row_json`)."""
 
     url: str
     final_url: str = ""
@@ -214,6 +227,10 @@ class ImageRecord(Struct, frozen=True, gc=False, kw_only=True):
     #: Pixels.
     width: _Count = 0
     height: _Count = 0
+    #: What it looks like, in 128 hex digits; empty: nobody asked, or it is a plain ground.
+    phash: _Phash = ""
+    #: URL of the best of the pictures that look nearly the same; empty: it is that itself, or there are no others.
+    near: Url = ""
     http_status: _Count = 0
     attempts: _Count = 0
     worker: str = ""
@@ -222,6 +239,15 @@ class ImageRecord(Struct, frozen=True, gc=False, kw_only=True):
     #: Seconds that the last attempt took.
     elapsed: _Seconds = 0.0
     depth: _Count = 0
+    #: Headers of the answer, by which a refresh asks whether the file is still the same.
+    etag: ETag = ""
+    last_modified: HttpDate = ""
+    change: Change = ""
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether it has no file of its own any more: store and path are those of the picture that it is near to."""
+        return self.status == "duplicate" and self.near != "" and not is_picture(self.path, self.sha256)
 
 
 class Outcome(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -243,14 +269,18 @@ class Outcome(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     host_wait: _Seconds | None = None
     overloaded: bool = False
     latency: _Seconds = 0.0
-    #: What did not answer at all: the host (no connection could be made), or the name servers of the worker's box.
-    down: Literal["", "host", "resolver"] = ""
+    #: What did not answer at all: the host (no connection could be made), or the name servers of the worker's box; or
+    #: the box's own disk refuses.
+    down: Literal["", "host", "resolver", "disk"] = ""
     #: For ``robots`` requests: the rules.
     robots: RobotsRules | None = None
+    #: For ``page`` and ``part`` requests: how to ask the next time whether the document is still the same.
+    seen: Known | None = None
     #: For ``list`` requests: lines that were no URL.
     rejected: _Count = 0
-    #: Bytes that came over the network.
+    #: Bytes that came over the network, and those announced that did not have to, as nobody wants the picture.
     received: _Count = 0
+    spared: _Count = 0
     #: Whether the picture's bytes were new to the worker's store.
     stored: bool = False
 
@@ -265,12 +295,14 @@ class Verdict(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     #: None: no row of this worker's was written.
     status: RecordStatus | None = None
     reason: _Reason = ""
-    #: Where the first copy of the bytes is, for a duplicate.
+    #: Where the picture is, if not where this worker has saved it: the first copy of the bytes.
     store: _StoreId = ""
-    path: _StorePath = ""
+    path: str = ""
     attempts: Annotated[int, Meta(ge=0, le=2**31)] = 0
-    #: Whether the worker's copy is one too many: the store that has the first one is at work, too.
+    #: Whether the worker's copy is one too many: the store that has the first one is at work, too, or is its own. For
+    #: `PIN_MISMATCH`: whether no other record names it.
     is_spare: bool = False
+    change: Change = ""
 
 
 class About(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -346,6 +378,9 @@ class FrontierStats(Struct, frozen=True, kw_only=True):
     robots_reasons: dict[str, int] = {}
     #: Bytes of saved images, each counted once.
     bytes: _Count = 0
+    #: How often the crawl was refreshed, this time included, and what has come of the last time: change → image URLs.
+    refreshes: int = 0
+    changes: dict[str, int] = {}
     #: Hosts seen, and hosts with something waiting.
     hosts: int = 0
     hosts_waiting: int = 0
@@ -356,6 +391,10 @@ class FrontierStats(Struct, frozen=True, kw_only=True):
     limiting_gap: float = 0.0
     #: Lines of input lists that were no URL.
     bad_lines: int = 0
+    #: Bytes that were announced and not transferred, thanks to filters and limits.
+    spared: int = 0
+    #: What is wrong with the master's disk, such as ``disk full``; empty: nothing.
+    trouble: str = ""
     #: Where the pictures are, the fullest store first.
     stores: tuple[StoreStats, ...] = ()
     workers: tuple[WorkerStats, ...] = ()
@@ -371,12 +410,14 @@ def describe(request: Request, **fields: object) -> ImageRecord:
 def decided(record: ImageRecord, verdict: Verdict, worker: str) -> ImageRecord:
     """A worker's record as the frontier's verdict has settled it: the row of the manifest."""
     status = verdict.status or record.status
+    path = verdict.path or record.path
     return structs.replace(
         record,
         status=status,
         reason=verdict.reason,
         store=verdict.store or record.store,
-        path=verdict.path or record.path,
+        path=quarantined(path) if verdict.reason == PIN_MISMATCH else path,
+        change=verdict.change,
         attempts=verdict.attempts,
         worker=worker,
     )

@@ -4,8 +4,11 @@ A note is written the moment a picture is done, and forgotten once the frontier 
 the same directory after a kill finds it and tells it, so that nothing is fetched twice for want of an answer.
 """
 
+import errno
 import logging
+import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -56,7 +59,7 @@ class Notes:
             if self._file is None:
                 self._file = FileIO(self._path, "ab")
                 lines.insert(0, self._worker)
-            self._file.write(_JSON.encode_lines(lines))
+            self._write(_JSON.encode_lines(lines))
             self._open += 1
 
     def settle(self, number: int) -> None:
@@ -65,7 +68,7 @@ class Notes:
             self._open -= number
             if self._open <= 0 and self._file is not None:
                 self._file.truncate(0)
-                self._file.write(_JSON.encode_lines([self._worker]))
+                self._write(_JSON.encode_lines([self._worker]))
 
     def left(self) -> Iterator[Left]:
         """The notes of this worker's earlier lives, and of others in this directory that are dead; before any `add`."""
@@ -86,9 +89,25 @@ class Notes:
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+            self._close()
+
+    def _write(self, lines: bytes) -> None:
+        """All of the lines, or none of them; whoever writes after that begins with the worker's name again."""
+        assert self._file is not None  # noqa: S101  # it was opened
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(lines) != len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(end)
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _worker(line: bytes) -> str:

@@ -62,20 +62,29 @@ def _negate(context: click.Context, param: click.Parameter, value: bool | None) 
     return None if value is None else not value
 
 
+def _absolute(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A file that is meant wherever the crawl goes on; nothing is nothing."""
+    return str(Path(value).resolve()) if value else value
+
+
 about_output = _group(
     click.option("-q", "--quiet", is_flag=True, help="Only results, errors and the summary."),
     click.option("-v", "--verbose", is_flag=True, help="Results on a terminal, too, and what happens."),
     click.option("--debug", is_flag=True, help="Tracebacks, and everything that happens."),
 )
+_store = option("--store", metavar="URL", help="Save pictures there, such as s3://bucket/prefix; an extra. [-o]")
 about_this_box = _group(
     option("-w", "--workers", type=int, help="Downloader processes here; 0: threads of this one. [cores, at most 4]"),
     option("-t", "--threads", type=int, help="Downloads at a time in each process. [16]"),
+    _store,
 )
+about_one_process = _group(option("-t", "--threads", type=int, help="Downloads at a time. [16]"), _store)
 about_its_network = _group(
     option("--allow-private", is_flag=True, help="Visit private addresses too, not only those of seeds."),
     option("--proxy", metavar="URL", help="Fetch through this HTTP proxy; with a password, better in CRAWLER_PROXY."),
     option("--cookies", metavar="FILE", help="Cookies to send, in the format of Netscape and curl."),
 )
+about_its_disk = option("--disk-wait", type=float, help="Seconds to wait for a disk that is full or fails. [600]")
 about_settings = _group(
     option("-d", "--depth", type=int, help="Links to follow from a seed. [20]"),
     option("-n", "--max-images", type=int, help="Stop after so many saved images."),
@@ -98,7 +107,17 @@ about_settings = _group(
     option("--contact", help="Your mail address or page, for the sites you visit."),
     option("--types", type=_Formats(), help="Formats to keep, such as jpeg,png. [all]"),
     option("--min-size", type=int, help="Pixels that the shorter side must have. [0]"),
+    option("--max-aspect", type=float, help="How many times as long the longer side may be. [any]"),
+    option("--animated", type=click.Choice(["keep", "skip", "only"]), help="What to do about animations. [keep]"),
+    option("--verify", type=click.Choice(["decode", "header"]), help="Decode pictures, or read headers only. [decode]"),
     option("--max-bytes", type=_Size(), help="Largest picture. [20M]"),
+    option("--name", metavar="TEMPLATE", help="Names of pictures, such as {host}/{path}. [by content]"),
+    option("--pin", metavar="FILE", callback=_absolute, help="Manifest with which pictures must agree; '': none."),
+    option(
+        "--near",
+        type=click.Choice(["off", "mark", "keep-best"]),
+        help="Find pictures that look nearly the same: tell of them, or keep the best file only. [off]",
+    ),
     option(
         "--durability",
         type=click.Choice(["none", "batch", "file", "strict"]),
@@ -123,5 +142,6 @@ about_crawl = _group(
         "-i", "--input", "inputs", multiple=True, metavar="FILE", help="File of seed URLs; -: standard input."
     ),
     click.option("--images", multiple=True, metavar="FILE", help="File of image URLs; -: standard input."),
+    click.option("--refresh", is_flag=True, help="Ask for all of a known crawl again: what is new, changed, gone?"),
     about_settings,
 )

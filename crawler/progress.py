@@ -20,9 +20,11 @@ from crawler.audit import Audit, Gathered
 from crawler.errors import DiskError
 from crawler.fleet import describe_silence, name_store
 from crawler.logs import printable
-from crawler.manifest import record_line
+from crawler.manifest import record_line, row_json
 from crawler.model import FrontierStats, ImageRecord, Request
+from crawler.near import Near
 from crawler.preview import Preview, count_by_host
+from crawler.repair import DAMAGED, Repair
 from crawler.urls import host_key
 from crawler.view import Summary
 from crawler.worker import WorkerProgress
@@ -117,7 +119,7 @@ class Console:
         try:
             for record in records:
                 # To JSON it is the same text; to a terminal, what a site wrote is harmless now.
-                line = printable(msgspec.json.encode(record).decode()) if self._as_json else record_line(record)
+                line = printable(row_json(record).decode()) if self._as_json else record_line(record)
                 tqdm.write(line, file=self._out)
             self._out.flush()
         except OSError as error:
@@ -160,7 +162,8 @@ class Console:
         if images.total and rate:
             times += f"<{clock_time((images.total - settled) / rate)}"
         silence = describe_silence(stats)
-        pages.text = f"{visited}/{found}  {_hosts(stats)}{f'; {silence}' if silence else _limit(stats)}"
+        rest = _trouble(stats.trouble) or (f"; {silence}" if silence else _limit(stats))
+        pages.text = f"{visited}/{found}  {_hosts(stats)}{rest}"
         counts = f"ok {stats.success}  dup {stats.duplicate}  fail {stats.failed}"
         images.text = f"{settled}/{stats.discovered} [{times}, {_rates(rate, speed)}]  {counts}"
         pages.refresh()
@@ -189,7 +192,7 @@ class DownloadLine:
         speed = self._bytes.update(progress.received)
         now = self._clock()
         counts = f"ok {progress.saved}  dup {progress.duplicates}  fail {progress.failed}"
-        text = f"{counts}  {_rates(rate, speed)}  leases {progress.leases}"
+        text = f"{counts}  {_rates(rate, speed)}  leases {progress.leases}{_trouble(progress.trouble)}"
         if self._missing and now < self._missing[0] + _MISSING_FOR:
             text = f"no master ({self._missing[2]}); giving up in {max(0.0, self._missing[1] - now):.0f} s"
         if self._bar is not None:
@@ -226,7 +229,15 @@ def describe_counts(stats: FrontierStats) -> str:
         f"pages {visited}/{found}, images {stats.success + stats.duplicate + stats.failed}/{stats.discovered}: "
         f"{stats.success} saved, {stats.duplicate} duplicate, {stats.failed} failed, {stats.leased} in work, "
         f"{stats.waiting} waiting; {_hosts(stats)}{_limit(stats)}{f'; {silence}' if silence else ''}"
+        f"{f'; refresh: {describe_changes(stats)}' if stats.refreshes else ''}{_trouble(stats.trouble)}"
     )
+
+
+def describe_changes(stats: FrontierStats) -> str:
+    """What the last refresh has found so far; empty where there was none."""
+    if not stats.refreshes:
+        return ""
+    return ", ".join(f"{stats.changes.get(change, 0)} {change}" for change in ("unchanged", "changed", "gone", "new"))
 
 
 def describe_summary(summary: Summary, command: str = "run") -> str:
@@ -239,22 +250,38 @@ def describe_summary(summary: Summary, command: str = "run") -> str:
     ]
     pages_left = stats.pages_waiting + stats.pages_leased
     rows = {
+        "refresh": describe_changes(stats),
         "duplicate": str(stats.duplicate) if stats.duplicate else "",
+        "near": describe_near(summary.near) if summary.near else "",
         "failed": _reasons(stats.failed, stats.reasons),
         "pages failed": _reasons(stats.pages_failed, stats.page_reasons),
         "robots.txt": _reasons(sum(stats.robots_reasons.values()), stats.robots_reasons),
         "bad lines": str(stats.bad_lines) if stats.bad_lines else "",
+        "spared": f"{stats.spared / _MB:.1f} MB not transferred, thanks to filters" if stats.spared else "",
         "waiting": f"{_count(stats.waiting + stats.leased, 'image')}, {_count(pages_left, 'page')}"
         if stats.waiting + stats.leased + pages_left
         else "",
-        "files": _files(place, command),
+        "files": summary.store or _files(place, command),
         "manifest": str(place / "manifest.jsonl"),
         "results": str(place / "results.txt"),
     }
     lines += [f"  {name:<13} {text}" for name, text in rows.items() if text]
     if summary.interrupted:
-        lines.append(f"Continue with:  crawler {command} -o {shlex.quote(str(place))}")
+        store = f" --store {shlex.quote(summary.store)}" if summary.store else ""
+        lines.append(f"Continue with:  crawler {command} -o {shlex.quote(str(place))}{store}")
     return "\n".join(lines)
+
+
+def describe_near(found: Near) -> str:
+    """What looks nearly the same; empty where nothing does."""
+    if not found.pictures:
+        return ""
+    text = f"{_count(found.pictures, 'near-duplicate')} in {_count(found.groups, 'group')}"
+    if found.dropped:
+        text += f"; {_count(found.dropped, 'file')} removed ({found.freed / _MB:.1f} MB)"
+    if found.elsewhere:
+        text += f"; {found.elsewhere} kept: not here, or the best of theirs is not here and whole"
+    return text
 
 
 def clock_time(seconds: float) -> str:
@@ -266,6 +293,11 @@ def clock_time(seconds: float) -> str:
 
 def _hosts(stats: FrontierStats) -> str:
     return f"hosts {stats.hosts}{f', {stats.hosts_down} down' if stats.hosts_down else ''}"
+
+
+def _trouble(words: str) -> str:
+    """What the disk's trouble has led to."""
+    return f"; paused: {words}" if words else ""
 
 
 def _limit(stats: FrontierStats) -> str:
@@ -305,6 +337,7 @@ def describe_audit(found: Audit) -> str:
     lines = [
         f"{found.whole} whole, {found.missing} missing, {found.damaged} damaged, {found.foreign} foreign,"
         f" {elsewhere} elsewhere{f', {found.spare} spare' if found.spare else ''}"
+        f"{f', {found.past} from before a refresh' if found.past else ''}"
         f"{f', {found.early} not recorded yet' if found.early else ''}"
     ]
     lines += [f"  {store.pictures} in {name_store(store)}" for store in found.elsewhere]
@@ -323,6 +356,20 @@ def describe_audit(found: Audit) -> str:
         if fault.number > len(fault.examples):
             lines.append(f"  {fault.rule}: {fault.number - len(fault.examples)} more")
     return "\n".join(map(printable, lines))
+
+
+def describe_repair(done: Repair, directory: Path) -> str:
+    """What `verify --repair` did, and what to type next."""
+    parts = [
+        f"{_count(done.put_back, 'image URL')} of {_count(done.lost, 'picture')} put back" if done.lost else "",
+        f"{_count(done.healed, 'picture')} taken from another store" if done.healed else "",
+        f"{_count(done.moved, 'damaged file')} moved to {DAMAGED}/" if done.moved else "",
+        f"{_count(done.removed, 'unfinished file')} removed" if done.removed else "",
+    ]
+    lines = [f"Repaired: {'; '.join(part for part in parts if part) or 'manifest and results are as the records'}."]
+    if done.put_back:
+        lines.append(f"Fetch them with:  crawler retry {shlex.quote(str(directory))}")
+    return "\n".join(lines)
 
 
 class VerifyLine:

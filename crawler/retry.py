@@ -1,4 +1,4 @@
-"""What `crawler retry` is to try again: reasons as people name them, and what came of that in words."""
+"""What `crawler retry` and ``--refresh`` ask for again: reasons as people name them, and what came of that in words."""
 
 import difflib
 import math
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from crawler.errors import ConfigError
 from crawler.frontier.again import PutBack, put_back
+from crawler.frontier.renewal import renew
 from crawler.frontier.soundness import telling_damage
 from crawler.manifest import ManifestWriter
 from crawler.model import REASONS
@@ -33,6 +34,7 @@ LASTING = frozenset(
 )
 
 _HTTP = re.compile(r"http-[1-9](?:[0-9]{2}|xx)")
+_NOUNS = {"page": "page", "image": "image", "part": "page part"}
 #: Hosts that are named at most.
 _MAX_HOSTS = 3
 
@@ -73,6 +75,18 @@ def put_back_in(directory: Path, reasons: frozenset[str], *, patience: float, sa
     for line in describe(found, reasons):
         say(line)
     return found
+
+
+def renew_in(directory: Path, *, say: Callable[[str], None]) -> None:
+    """Begin a refresh of a crawl that nobody works at, or go on with it. Raises as `put_back_in` does."""
+    path = directory / "frontier.sqlite"
+    with telling_damage(path, is_opening=True):
+        found = renew(path)
+    if found.goes_on:
+        say(f"Refresh {found.number} goes on: nothing of it is asked again.")
+        return
+    parts = [_count(number, _NOUNS[kind]) for kind, number in found.requests.items()]
+    say(f"Refresh {found.number}: {', '.join(parts) or 'nothing'} to ask for again.")
 
 
 def describe(found: PutBack, only: frozenset[str]) -> list[str]:

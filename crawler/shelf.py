@@ -6,16 +6,19 @@ image URL that its workers settled, as the frontier has decided it.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from msgspec import structs
 
-from crawler.errors import DiskError
+from crawler.cloud import FsspecStore, Store
+from crawler.errors import DiskError, DiskTrouble
+from crawler.known import PIN_MISMATCH, quarantined
 from crawler.lock import try_to_own
 from crawler.manifest import ManifestWriter, read_manifest
 from crawler.model import ImageRecord, Outcome, Verdict, decided
 from crawler.notes import Left, Notes
-from crawler.storage import LocalStore, disk_faults
+from crawler.storage import disk_faults
 
 #: Seconds for which another process may be at the store's records.
 _PATIENCE = 30.0
@@ -29,7 +32,7 @@ class Shelf:
         notes: of what is done and not answered; None where a kill ends the frontier, too.
     """
 
-    def __init__(self, store: LocalStore, notes: Notes | None = None) -> None:
+    def __init__(self, store: Store, notes: Notes | None = None) -> None:
         self.store = store
         self._notes = notes
 
@@ -47,10 +50,16 @@ class Shelf:
     def settle(self, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict], *, worker: str = "") -> None:
         """The frontier has decided about what ``worker`` (empty: ours) has told; copies that are one too many go."""
         for outcome, verdict in zip(outcomes, verdicts, strict=True):
-            if verdict.is_spare and outcome.stored and outcome.record is not None and outcome.record.path:
-                self.store.remove(outcome.record.path)
+            record = outcome.record
+            if record is None or not record.path:
+                continue
+            if verdict.reason == PIN_MISMATCH:
+                self._set_aside(record.path, is_spare=verdict.is_spare and outcome.stored)
+            elif self._is_spare(outcome, record, verdict):
+                self.store.remove(record.path)
         if self._notes is not None and not worker:
-            self._notes.settle(sum(outcome.record is not None for outcome in outcomes))
+            with suppress(DiskTrouble):  # what stays noted is told once more by a later life, which changes nothing
+                self._notes.settle(sum(outcome.record is not None for outcome in outcomes))
 
     def left(self) -> Iterator[Left]:
         """What dead workers have left untold, as far as it is whole; flushed, told, settled, it is to be forgotten."""
@@ -62,10 +71,28 @@ class Shelf:
             else:
                 left.forget()
 
+    def _set_aside(self, path: str, *, is_spare: bool) -> None:
+        """Put a file in quarantine; where another record names it, it stays in its place, too."""
+        try:
+            with self.store.open(path) as file:
+                data = file.read()
+        except FileNotFoundError:  # another worker of this directory has done so
+            return
+        self.store.put(quarantined(path), data)
+        if is_spare:
+            self.store.flush()
+            self.store.remove(path)
+
     def close(self) -> None:
         """Let go of the notes."""
         if self._notes is not None:
             self._notes.close()
+
+    def _is_spare(self, outcome: Outcome, record: ImageRecord, verdict: Verdict) -> bool:
+        """Whether a copy is ours and one too many; where the first one is to be in this store, whether it is, too."""
+        if not (verdict.is_spare and outcome.stored):
+            return False
+        return verdict.store != record.store or self.store.are_two(record.path, verdict.path)
 
     def _unrecorded(self, outcomes: list[Outcome]) -> list[Outcome]:
         """Those that have no row yet; the master knows better than we which ones have."""
@@ -94,16 +121,20 @@ class OwnShelf(Shelf):
         store: where the pictures are; its directory has the records.
         worker: name of the worker; in rows.
         slot: number of the worker among those that share the directory.
-        crawl: what tells its crawl from others: they may use the store one after the other, not at a time.
+        crawl: what tells its crawl from others: they may use the directory one after the other, not at a time.
+        directory: where the records are; None: where the pictures are.
 
     Raises:
         DiskError: a downloader of another crawl is at work in it, or the disk refuses.
     """
 
-    def __init__(self, store: LocalStore, worker: str, slot: int, crawl: str) -> None:
-        super().__init__(store, Notes(store.root, worker, slot))
+    def __init__(self, store: Store, worker: str, slot: int, crawl: str, directory: Path | None = None) -> None:
+        self._directory = directory or _directory_of(store)
+        super().__init__(store, Notes(self._directory, worker, slot))
         self._worker = worker
-        self._manifest = ManifestWriter(store.root)
+        self._manifest = ManifestWriter(self._directory)
+        #: What has its rows already, though its files were not put right: it is settled once more.
+        self._added: Sequence[Outcome] = ()
         with self._records():
             self._claim(crawl, slot)
             self._manifest.mend()
@@ -114,20 +145,23 @@ class OwnShelf(Shelf):
             for outcome, verdict in zip(outcomes, verdicts, strict=True)
             if outcome.record is not None and verdict.status is not None
         ]
-        self._add(rows)
+        if outcomes is not self._added:
+            self._add(rows)
+        self._added = outcomes
         super().settle(outcomes, verdicts, worker=worker)
+        self._added = ()
 
     def _claim(self, crawl: str, slot: int) -> None:
         """One crawl at a time: what the one takes for a copy too many may be all that the other has."""
-        mark = self.store.root / ".crawl"
+        mark = self._directory / ".crawl"
         with disk_faults(mark):
             if mark.exists() and mark.read_text(encoding="ascii", errors="replace") == crawl:
                 return
-            for path in self.store.root.glob(".lock-*"):
+            for path in self._directory.glob(".lock-*"):
                 if path.name.removeprefix(".lock-").isdigit() and path.name != f".lock-{slot}":
-                    release = try_to_own(self.store.root, name=path.name)
+                    release = try_to_own(self._directory, name=path.name)
                     if release is None:
-                        place = self.store.root
+                        place = self._directory
                         raise DiskError(f"a downloader of another crawl is at work in {place}; choose another -o")
                     release()
             mark.write_text(crawl, encoding="ascii")
@@ -161,9 +195,9 @@ class OwnShelf(Shelf):
     @contextmanager
     def _records(self) -> Iterator[None]:
         """The store's records, for this process alone."""
-        with disk_faults(self.store.root):
-            self.store.root.mkdir(parents=True, exist_ok=True)
-        release = try_to_own(self.store.root, name=".lock-manifest", patience=_PATIENCE)
+        with disk_faults(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
+        release = try_to_own(self._directory, name=".lock-manifest", patience=_PATIENCE)
         if release is None:
             raise DiskError(f"another process has not let go of {self._manifest.manifest}; is it stopped?")
         try:
@@ -172,11 +206,28 @@ class OwnShelf(Shelf):
             release()
 
 
-def shelf_for(store: LocalStore, worker: str, slot: int, crawl: str) -> Shelf:
-    """The shelf of a worker: with records of its own, unless the directory is a crawl's, whose master keeps them."""
-    if (store.root / "frontier.sqlite").exists():
-        return Shelf(store, Notes(store.root, worker, slot))
-    return OwnShelf(store, worker, slot, crawl)
+def shelf_for(store: Store, worker: str, slot: int, crawl: str, directory: Path | None = None) -> Shelf:
+    """The shelf of a worker: with records of its own, unless the directory is a crawl's, whose master keeps them.
+
+    Args:
+        store: where the pictures are; one that is no directory belongs to one crawl.
+        worker: name of the worker.
+        slot: number of the worker among those that share the directory.
+        crawl: what tells its crawl from others.
+        directory: for records and notes; None: the store's own.
+    """
+    place = directory or _directory_of(store)
+    if isinstance(store, FsspecStore):
+        store.claim(crawl)
+    if (place / "frontier.sqlite").exists():
+        return Shelf(store, Notes(place, worker, slot))
+    return OwnShelf(store, worker, slot, crawl, place)
+
+
+def _directory_of(store: Store) -> Path:
+    if isinstance(store, FsspecStore):
+        raise ValueError(f"{store.url} has no room for records")
+    return store.root
 
 
 def _key(record: ImageRecord) -> tuple[str, float]:

@@ -4,7 +4,6 @@
 renamed, so that a process killed at any instant leaves a whole file or a ``.part`` that the next start removes.
 """
 
-import ctypes
 import errno
 import json
 import logging
@@ -18,23 +17,37 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property, lru_cache, partial
 from io import BufferedReader
+from math import inf
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
-from crawler.errors import ConfigError, DiskError
+from crawler.errors import ConfigError, DiskError, DiskTrouble, NoHandles
+from crawler.paths import hash_in, is_safe
+from crawler.sync import is_spoilt, sync_directories, sync_files
 
-__all__ = ["BlobStore", "Durability", "LocalStore", "disk_faults", "is_part", "store_id", "write_file"]
+__all__ = [
+    "BlobStore",
+    "Durability",
+    "LocalStore",
+    "disk_faults",
+    "is_part",
+    "parse_store_id",
+    "probe",
+    "store_id",
+    "store_json",
+    "write_file",
+]
 
-#: What survives a power cut: nothing for sure; what was there at the last flush; each file at once; each file and
-#: its name at once. A killed process loses nothing with any of them.
+#: What survives a power cut: nothing for sure; what was there at the last flush; the same, and no file has its name
+#: before it is whole on the disk; each file and its name at once. A killed process loses nothing with any of them.
 Durability = Literal["none", "batch", "file", "strict"]
 
 _log = logging.getLogger(__name__)
 
-_SEGMENT = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9._-]{0,198}[A-Za-z0-9_-])?")
-_RESERVED = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(10))})
 #: Final name, process and, where the system tells it, the process's start, a number of its own.
 _PART = re.compile(r"\..+?\.(\d+)(?:-(\d+))?\.[0-9a-f]{8}\.part")
+#: Seconds by which a file's time may lag behind the clock.
+_CLOCK_TICK = 1.0
 _STORE_ID = re.compile(r"[0-9a-f]{16}")
 #: Seconds after which a temporary file belongs to nobody, even where we can't ask whether its writer lives.
 _PART_LIFETIME = 3_600.0
@@ -57,8 +70,17 @@ _ADVICE = {
 }
 
 
+#: What passes: when somebody frees space or mends the disk, or when fewer things are done at a time.
+_PASSING: dict[str, type[DiskTrouble]] = {
+    **dict.fromkeys(("ENOSPC", "EDQUOT", "EROFS", "EIO", "ENXIO", "ENODEV", "ESTALE"), DiskTrouble),
+    **dict.fromkeys(("EMFILE", "ENFILE"), NoHandles),
+}
+#: Bytes that a disk must take for us to believe that it takes something.
+_PROBE = bytes(65_536)
+
+
 class BlobStore(Protocol):
-    """Keeps bytes under keys, which are relative paths such as ``images/ab/<sha256>.jpg``.
+    """Keeps bytes under keys, which are relative paths such as ``images/ab/<sha256>.jpg`` (`crawler.paths.is_safe`).
 
     Any method may be called from any thread and raises `DiskError` when the store refuses, ValueError for a key
     that would not be a safe file name everywhere.
@@ -110,19 +132,31 @@ class LocalStore:
             ConfigError: the file is damaged.
             DiskError: it can't be read or written.
         """
-        path = self.root / "store.json"
+        path = self._mark
         with disk_faults(path):
             if not path.exists():
-                write_file(path, [_store_json(secrets.token_hex(8))], sync=True, place=_claim)
-            return _store_id(path)
+                self._make(secrets.token_hex(8))
+            return parse_store_id(path.read_bytes(), str(path))
+
+    @property
+    def known_id(self) -> str | None:
+        """The id, if this is a store already; raises `ConfigError` where it is damaged."""
+        return store_id(self.root)
+
+    def name(self, key: str) -> str:
+        """Where that is, for people."""
+        return str(self.root / key)
 
     def restore(self) -> None:
         """Write ``store.json`` again where somebody has removed it; nobody would know whose pictures these are."""
-        path = self.root / "store.json"
-        if not path.exists():
-            _log.warning("%s was gone; written again", path)
-            with disk_faults(path):
-                write_file(path, [_store_json(self.id)], sync=True, place=_claim)
+        if not self._mark.exists():
+            _log.warning("%s was gone; written again", self._mark)
+            with disk_faults(self._mark):
+                self._make(self.id)
+
+    def _make(self, name: str) -> None:
+        write_file(self._mark, [store_json(name)], sync=True, place=_claim)
+        os.utime(self._mark, (0, 0))  # nothing was flushed yet
 
     def put(self, key: str, data: bytes) -> bool:
         """Keep ``data`` under ``key``; a file of other content is replaced, so a damaged one heals."""
@@ -132,10 +166,9 @@ class LocalStore:
             if new:
                 write_file(path, [data], sync=self._durability in ("file", "strict"))
             if self._durability == "strict":
-                _sync_directories(path.parent, self.root)
-        if self._durability == "batch":
-            with self._lock:
-                self._pending[path] = new or self._pending.get(path, False)
+                sync_directories(path.parent, self.root)
+        with self._lock:
+            self._pending[path] = new or self._pending.get(path, False)
         return new
 
     def exists(self, key: str) -> bool:
@@ -149,6 +182,15 @@ class LocalStore:
         path = self._path(key)
         with disk_faults(path, FileNotFoundError):
             return path.open("rb")
+
+    def are_two(self, key: str, other: str) -> bool:
+        """Whether there are files under both keys that are not one: file systems that fold case take some for one."""
+        one, two = self._path(key), self._path(other)
+        with disk_faults(one):
+            try:
+                return not one.samefile(two)
+            except FileNotFoundError:
+                return False
 
     def remove(self, key: str) -> None:
         """Forget what is under ``key``; nothing happens where there is nothing."""
@@ -169,9 +211,13 @@ class LocalStore:
                 pending, self._pending = self._pending, {}
             if not pending:
                 return
+            began = time.time()
             try:
                 with disk_faults(self.root):
-                    _sync(pending, self.root)
+                    if self._durability in ("batch", "file"):
+                        sync_files(pending, self.root)
+                    if self._mark.exists():
+                        os.utime(self._mark, (began, began))
             except DiskError:
                 for path, ours in pending.items():
                     if ours:
@@ -180,25 +226,36 @@ class LocalStore:
                 raise
 
     def clear_parts(self) -> int:
-        """Remove what killed writers left behind; returns how many files. Call it on start."""
+        """Remove what killed writers left behind; returns how many files. Call it on start.
+
+        A power cut may leave a file its name without its bytes. So what a store of ours has in its ``images/`` and was
+        written after the last flush is hashed. Whatever else is in the directory is none of our business.
+        """
         count = 0
         with disk_faults(self.root):
+            since = self._mark.stat().st_mtime - _CLOCK_TICK if self._mark.exists() else inf
             for directory, _, names in os.walk(self.root):
+                is_ours = Path(directory).relative_to(self.root).parts[:1] == ("images",)
                 for name in names:
                     path = Path(directory, name)
-                    if name.endswith(".part") and _abandoned(path, self._opened):
+                    is_part = name.endswith(".part") and _abandoned(path, self._opened)
+                    digits = hash_in(name) if is_ours else ""
+                    if is_part or (digits and is_spoilt(path, digits, since)):
                         path.unlink(missing_ok=True)
                         count += 1
         if count:
-            _log.info("removed %d unfinished files", count, extra={"action": "clear_parts"})
+            _log.info("action=clear-parts removed=%d place=%s", count, self.root)
         return count
 
+    @property
+    def _mark(self) -> Path:
+        """``store.json``, whose time of change is that of the last flush: what is older was on the disk then."""
+        return self.root / "store.json"
+
     def _path(self, key: str) -> Path:
-        segments = key.split("/")
-        for segment in segments:
-            if not _SEGMENT.fullmatch(segment) or segment.split(".")[0].upper() in _RESERVED:
-                raise ValueError(f"no safe key: {key[:200]!r}")
-        return self.root.joinpath(*segments)
+        if not is_safe(key):
+            raise ValueError(f"no safe key: {key[:200]!r}")
+        return self.root.joinpath(*key.split("/"))
 
 
 def write_file(
@@ -219,7 +276,7 @@ def write_file(
     Raises:
         DiskError: the disk refuses; nothing is left behind.
     """
-    part = path.with_name(f".{path.name}.{_me(os.getpid())}.{secrets.token_hex(4)}.part")
+    part = _part_for(path)
     with disk_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -237,9 +294,30 @@ def write_file(
             raise
 
 
+def probe(directory: Path) -> None:
+    """Write a little to the disk of a directory, wait for it to be there, and take it away; raises `DiskError`."""
+    part = _part_for(directory / "probe")
+    with disk_faults(directory):
+        try:
+            with os.fdopen(os.open(part, _NEW_FILE, 0o600), "wb") as file:
+                file.write(_PROBE)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _part_for(path: Path) -> Path:
+    """The name of a temporary file beside ``path``, which nobody else has."""
+    return path.with_name(f".{path.name}.{_me(os.getpid())}.{secrets.token_hex(4)}.part")
+
+
 @contextmanager
 def disk_faults(path: Path, *passing: type[OSError]) -> Iterator[None]:
-    """Turn any OSError about ``path``, but those of the classes ``passing``, into a `DiskError` with advice."""
+    """Turn any OSError about ``path``, but those of the classes ``passing``, into a `DiskError` with advice.
+
+    What may pass by itself becomes a `DiskTrouble`, lack of handles a `NoHandles`.
+    """
     try:
         yield
     except OSError as error:
@@ -247,7 +325,7 @@ def disk_faults(path: Path, *passing: type[OSError]) -> Iterator[None]:
             raise
         name = errno.errorcode.get(error.errno or 0, "")
         advice = _ADVICE.get(name) or error.strerror or type(error).__name__
-        raise DiskError(f"can't use {path}: {advice}") from error
+        raise _PASSING.get(name, DiskError)(f"can't use {path}: {advice}") from error
 
 
 def _replace(part: Path, path: Path) -> None:
@@ -285,21 +363,23 @@ def store_id(directory: Path) -> str | None:
         ConfigError: its ``store.json`` is damaged.
     """
     path = directory / "store.json"
-    return _store_id(path) if path.exists() else None
+    return parse_store_id(path.read_bytes(), str(path)) if path.exists() else None
 
 
-def _store_json(name: str) -> bytes:
+def store_json(name: str) -> bytes:
+    """The content of ``store.json`` for a store of that id."""
     return (json.dumps({"v": 1, "id": name}) + "\n").encode()
 
 
-def _store_id(path: Path) -> str:
+def parse_store_id(content: bytes, where: str) -> str:
+    """The id that a ``store.json`` says; raises `ConfigError` where it is damaged."""
     try:
-        content = json.loads(path.read_bytes())
-        if content["v"] == 1 and _STORE_ID.fullmatch(content["id"]):
-            return str(content["id"])
+        known = json.loads(content)
+        if known["v"] == 1 and _STORE_ID.fullmatch(known["id"]):
+            return str(known["id"])
     except (ValueError, LookupError, TypeError):
         pass
-    raise ConfigError(f"{path} is damaged: restore it, or delete it to give this store a new id")
+    raise ConfigError(f"{where} is damaged: restore it, or delete it to give this store a new id")
 
 
 def _holds(path: Path, data: bytes) -> bool:
@@ -359,50 +439,3 @@ def _may_live(process: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _sync(paths: Iterable[Path], root: Path) -> None:
-    """Bring files and their names to the disk: by file system where the kernel can, else one by one."""
-    syncfs = _find_syncfs()
-    if syncfs is None:
-        directories = set()
-        for path in paths:
-            with suppress(FileNotFoundError):  # another worker of this directory has found it to be a copy too many
-                _fsync(path, os.O_RDWR)  # Windows syncs only what is open for writing
-                directories.add(path.parent)
-        for directory in directories:
-            _sync_directories(directory, root)
-        return
-    for directory in {path.parent.stat().st_dev: path.parent for path in paths}.values():
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            if syncfs(descriptor) != 0:
-                code = ctypes.get_errno()
-                raise OSError(code, os.strerror(code))
-        finally:
-            os.close(descriptor)
-
-
-def _find_syncfs() -> Callable[[int], int] | None:
-    """Linux's syncfs(2), which flushes one file system in one call and reports its errors."""
-    if os.name != "posix":
-        return None
-    return getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-
-
-def _sync_directories(directory: Path, root: Path) -> None:
-    """Make the names in ``directory`` durable, and its own name up to the root; Windows has no such call."""
-    if os.name == "nt":
-        return
-    for place in (directory, *directory.parents):
-        _fsync(place, os.O_RDONLY)
-        if place == root:
-            break
-
-
-def _fsync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

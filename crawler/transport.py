@@ -5,7 +5,9 @@ construction, and less than half of the CPU. `requests.adapters.HTTPAdapter.send
 ``responses`` mocks it.
 """
 
+import contextlib
 import functools
+import queue
 import re
 import socket
 import ssl
@@ -35,15 +37,14 @@ from crawler.exchange import NETWORK_ERRORS, Answer, Exchange, classify
 from crawler.fetcher import Conditions, Limits, Response
 from crawler.guard import Guard
 from crawler.model import Request
-from crawler.urls import canonicalize, host_and_port, origin
+from crawler.referrer import referrer_for
+from crawler.urls import host_and_port
 
 #: How a fetcher introduces itself where nobody says otherwise.
 USER_AGENT = f"imgcrawler/{__version__}"
 
 #: Origins per thread with an idle connection; a turn works on one host, so few come back before they are forgotten.
 _IDLE_ORIGINS = 4
-#: Longest ``Referer`` with more than the origin (W3C Referrer Policy §8.4).
-_MAX_REFERRER = 4_096
 _EMAIL = re.compile(r"[!-?A-~]{1,64}@[A-Za-z0-9.-]{1,255}")
 
 
@@ -89,8 +90,16 @@ class Transport(HTTPAdapter):
         response.request = req
         return response
 
+    def relieve(self) -> None:
+        """Close the idle connections, in any thread; the next request makes its own."""
+        for pool in tuple(self._pools.values()):
+            if pool.pool is not None:
+                with contextlib.suppress(queue.Empty):
+                    if (idle := pool.pool.get_nowait()) is not None:
+                        idle.close()
+
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, for good."""
         while self._pools:
             self._pools.popitem()[1].close()
         super().close()
@@ -222,7 +231,7 @@ class RequestsFetcher:
         def send(further: Mapping[str, str]) -> tuple[RawResponse, Exchange]:
             return self._send(url, {**headers, **further}, started, conditions.max_bytes)
 
-        raw, exchange = send({})
+        raw, exchange = send(_validators(conditions))
         response = Response(
             url,
             raw.status,
@@ -239,6 +248,12 @@ class RequestsFetcher:
         """Cut all that is in flight: it ends soon with ``cancelled``. Later fetches are not concerned."""
         for exchange in self._running.copy():
             exchange.cut()
+
+    def relieve(self) -> None:
+        """Let go of idle connections for now, as there are no handles left."""
+        with self._lock:
+            for transport in self._transports:
+                transport.relieve()
 
     def close(self) -> None:
         """Close idle connections; those in use close with their responses."""
@@ -301,21 +316,11 @@ def _negotiation(request: Request, conditions: Conditions) -> dict[str, str]:
     """The headers that differ from request to request."""
     image = conditions.accept.startswith("image/")
     headers = {"Accept": conditions.accept, "Accept-Encoding": "identity" if image else "gzip, deflate"}
-    referrer = _referrer(request.referrer, request.location)
+    referrer = referrer_for(request.referrer, request.location, request.referrer_policy)
     return headers | {"Referer": referrer} if referrer else headers
 
 
-def _referrer(page: str, location: str) -> str:
-    """What a page's ``Referer`` is for a request, as browsers have it where the page says nothing else.
-
-    That is ``strict-origin-when-cross-origin`` (W3C Referrer Policy §3): all of the URL within its origin, the bare
-    origin elsewhere, nothing where it would leave TLS; never a fragment, never credentials.
-    """
-    if not page.startswith(("http://", "https://")) or (page.startswith("https:") and location.startswith("http:")):
-        return ""
-    try:
-        url = canonicalize(page)
-    except ValueError:
-        return ""
-    here = origin(url)
-    return url if here == origin(location) and len(url) <= _MAX_REFERRER else f"{here}/"
+def _validators(conditions: Conditions) -> dict[str, str]:
+    """Headers of a conditional request (RFC 9110 §13.1); one for the rest of a body that broke off has its own."""
+    headers = {"If-None-Match": conditions.etag, "If-Modified-Since": conditions.last_modified}
+    return {name: value for name, value in headers.items() if value}

@@ -9,12 +9,33 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from msgspec import structs
 
 from crawler import robots
 from crawler.model import Outcome, Request, Turn, failure
 from crawler.urls import origin
+
+
+@dataclass(eq=False, slots=True)
+class Held:
+    """A turn in a worker's hands."""
+
+    turn: Turn
+    #: Clock time until which the leases are ours, as far as we know.
+    until: float
+    #: Tokens that have no verdict yet.
+    open: set[str] = field(default_factory=set)
+    #: Nothing more is begun: the leases are lost, or the host wants to be left alone.
+    is_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A turn whose last byte is in."""
+
+    turn: str
 
 
 def work_off(
@@ -26,8 +47,9 @@ def work_off(
 ) -> Iterator[Outcome]:
     """One outcome for each lease of the turn, with the lease's token; what must not be begun is ``released``.
 
-    Each request starts a gap after the start of the one before, a redirect within the origin is one more of them, what
-    robots.txt forbids is not fetched, and a host that asks to be left alone ends the turn.
+    Each request starts a gap after the start of the one before, and what the site itself asks for after its end: so it
+    holds as the site sees it, however long a request is on its way. A redirect within the origin is one more of them,
+    what robots.txt forbids is not fetched, and a host that asks to be left alone ends the turn.
 
     Args:
         handle: turns a request into its outcome, such as `Downloader.handle`; what it raises is raised.
@@ -43,8 +65,9 @@ def work_off(
                 yield Outcome(status="released", token=lease.token)
                 break
             pace = turn.gap * random.uniform(0.5, 1.5)  # noqa: S311  # pace, not secrets
-            next_start = clock() + max(turn.least_gap, pace)
+            next_start = clock() + pace
             outcome = _attempt(turn, request, handle)
+            next_start = max(next_start, clock() + turn.least_gap)
             request = _next_in_turn(request, outcome)
             if request is None:
                 yield structs.replace(outcome, token=lease.token)

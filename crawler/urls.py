@@ -56,6 +56,12 @@ def resolve(base: str | None, reference: str) -> str | None:
     return href if href.startswith(("http://", "https://")) else None
 
 
+def is_spelled(text: str) -> bool:
+    """Whether a text is made of what canonical URLs are made of, and so can't break or forge a record line."""
+    # Ten times as fast as the pattern of `_RECORD_LINE`, for the frontier, which looks at every URL more than once.
+    return text.isascii() and text.isprintable() and " " not in text and "<" not in text and ">" not in text
+
+
 def canonicalize(url: str) -> str:
     """The one spelling under which a URL is remembered: WHATWG form, no fragment, no credentials, pure ASCII.
 

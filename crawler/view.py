@@ -8,6 +8,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from crawler.model import FrontierStats, ImageRecord
+from crawler.near import Near
 
 _log = logging.getLogger(__name__)
 
@@ -49,9 +50,13 @@ class Summary(Struct, frozen=True, kw_only=True):
 
     stats: FrontierStats
     output: Path
+    #: URL of the store with the pictures; empty: they are in ``output``.
+    store: str = ""
     #: Seconds.
     elapsed: float
     interrupted: bool = False
+    #: What looks nearly the same; None: nobody asked.
+    near: Near | None = None
 
     @property
     def exit_code(self) -> int:

@@ -11,6 +11,7 @@ from crawler.harvest.finds import Rules
 from crawler.harvest.harvester import Harvester
 from crawler.harvest.lists import ListReader
 from crawler.model import Kind
+from crawler.pause import DiskPause
 from crawler.robots import RobotsHandler
 from crawler.transport import RequestsFetcher
 from crawler.worker import Handler, Worker
@@ -20,9 +21,17 @@ _HARVEST_THREADS = 8
 
 
 def build_harvester(
-    name: str, frontier: Frontier, config: CrawlConfig, guard: Guard, on_seeds: Callable[[Sequence[str]], None]
+    name: str,
+    frontier: Frontier,
+    config: CrawlConfig,
+    guard: Guard,
+    on_seeds: Callable[[Sequence[str]], None],
+    disk: DiskPause | None = None,
 ) -> tuple[Worker, RequestsFetcher]:
-    """The worker, and the fetcher that its owner closes; ``on_seeds`` is told the URLs of seeds before they are put."""
+    """The worker, and the fetcher that its owner closes; ``on_seeds`` is told the URLs of seeds before they are put.
+
+    ``disk`` waits while the disk refuses.
+    """
     harvest, agent = config.harvest, config.politeness.agent
     fetcher = build_fetcher(config, guard)
     pages, images = build_filters(harvest.include, harvest.exclude)
@@ -41,4 +50,5 @@ def build_harvester(
     lists = ListReader(on_seeds)
     handlers: dict[Kind, Handler] = {"page": harvester, "part": harvester, "robots": robots, "list": lists}
     settings = worker_settings(config, threads=_HARVEST_THREADS)
-    return Worker(name, frontier, handlers, settings, abort=fetcher.abort), fetcher
+    worker = Worker(*(name, frontier, handlers, settings), disk=disk, abort=fetcher.abort, relieve=fetcher.relieve)
+    return worker, fetcher

@@ -12,16 +12,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from msgspec import Struct, structs
 
-from crawler.errors import CrawlerError, DiskError, NetworkError, RequestFailed
+from crawler.errors import CrawlerError, DiskError, NetworkError, NoHandles, RequestFailed
 from crawler.frontier.base import Frontier
-from crawler.model import GrantState, Kind, Outcome, Request, Turn, Verdict, failure
+from crawler.keeper import Keeper, Keeping
+from crawler.model import GrantState, Kind, Outcome, Request, Verdict, failure
+from crawler.pause import DiskPause, Patient
 from crawler.reach import Reach
-from crawler.turn import work_off
+from crawler.turn import Ended, Held, work_off
 
 _log = logging.getLogger(__name__)
 
@@ -45,22 +46,6 @@ class Handler(Protocol):
 
     def handle(self, request: Request) -> Outcome:
         """Never raises for what the network does; raises `crawler.errors.DiskError` for the local disk."""
-        ...
-
-
-class Keeper(Protocol):
-    """Stands between what was saved and what is told."""
-
-    def note(self, outcome: Outcome) -> None:
-        """It is going to be told, if this life lasts; from any thread. Raises `crawler.errors.DiskError`."""
-        ...
-
-    def keep(self, outcomes: Sequence[Outcome]) -> None:
-        """Return when what these outcomes tell of would survive; raises `crawler.errors.DiskError`."""
-        ...
-
-    def settle(self, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]) -> None:
-        """The frontier has decided on them; raises `crawler.errors.DiskError`."""
         ...
 
 
@@ -94,29 +79,13 @@ class WorkerProgress(Struct, frozen=True, kw_only=True):
     saved: int = 0
     duplicates: int = 0
     failed: int = 0
+    #: Those that a refresh has found to be as they were, which are in no other number.
+    unchanged: int = 0
     #: Bytes received, requests held.
     received: int = 0
     leases: int = 0
-
-
-@dataclass(eq=False, slots=True)
-class _Held:
-    """A turn in this worker's hands."""
-
-    turn: Turn
-    #: Clock time until which the leases are ours, as far as we know.
-    until: float
-    #: Tokens that have no verdict yet.
-    open: set[str] = field(default_factory=set)
-    #: Nothing more is begun: the leases are lost, or the host wants to be left alone.
-    is_over: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """A turn whose last byte is in."""
-
-    turn: str
+    #: What is wrong with its disk, such as ``disk full``; empty: nothing.
+    trouble: str = ""
 
 
 class Worker:
@@ -128,7 +97,9 @@ class Worker:
         handlers: what to do with each kind; other kinds are not asked for.
         settings: threads and times.
         keeper: keeps outcomes before they are told; None where there is nothing to keep.
+        disk: waits while the disk refuses; None: the first refusal is the end.
         abort: cuts all connections under way, callable from any thread.
+        relieve: lets go of connections that nobody uses, callable from any thread.
         clock: monotonic seconds.
     """
 
@@ -140,22 +111,31 @@ class Worker:
         settings: WorkerSettings,
         *,
         keeper: Keeper | None = None,
+        disk: DiskPause | None = None,
         abort: Callable[[], None] | None = None,
+        relieve: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
-        self._frontier, self._handlers, self._settings = frontier, handlers, settings
-        self._keeper, self._abort, self._clock = keeper, abort, clock
+        self._handlers, self._settings = handlers, settings
+        self._abort, self._relieve, self._clock = abort, relieve, clock
         self._stopping = threading.Event()
         self._over = threading.Event()
+        #: Set when somebody wants it to stop, not when it ends by itself.
+        self._told = threading.Event()
+        self._frontier = Patient(frontier, self._over)
+        self._disk = disk or DiskPause()
+        self._keeper = Keeping(keeper, self._disk)
+        #: Turns at a time; fewer, where there are no handles for more.
+        self._width = settings.threads
         self._changed = threading.Condition()
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         #: Host → clock time until which it asked us to stay away.
         self._shunned: dict[str, float] = {}
         self._reach = Reach(settings.patience, clock)
         self._busy = 0
-        self._todo: queue.SimpleQueue[_Held | None] = queue.SimpleQueue()
-        self._finished: queue.SimpleQueue[Outcome | _Ended] = queue.SimpleQueue()
+        self._todo: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[Outcome | Ended] = queue.SimpleQueue()
         self._error: CrawlerError | None = None
         self._progress = WorkerProgress()
 
@@ -197,18 +177,20 @@ class Worker:
 
     def stop(self) -> None:
         """Finish the requests under way, give the others back."""
+        self._told.set()
         self._stopping.set()
 
     def abort(self) -> None:
         """Stop, and cut what is under way."""
-        self._stopping.set()
+        self.stop()
         if self._abort is not None:
             self._abort()
 
     @property
     def progress(self) -> WorkerProgress:
         with self._changed:
-            return structs.replace(self._progress, leases=sum(len(held.open) for held in self._held.values()))
+            leases = sum(len(held.open) for held in self._held.values())
+            return structs.replace(self._progress, leases=leases, trouble=self._disk.trouble)
 
     # asking for work ----------------------------------------------------------------------------------------------
 
@@ -225,7 +207,7 @@ class Worker:
             if grant.state in ("drained", "draining"):
                 return grant.state
             for turn in grant.turns:
-                held = _Held(turn, asked_at + settings.lease, {lease.token for lease in turn.leases})
+                held = Held(turn, asked_at + settings.lease, {lease.token for lease in turn.leases})
                 with self._changed:
                     held.is_over = self._shunned.get(turn.host, -math.inf) > self._clock()
                     self._held[turn.id] = held
@@ -234,10 +216,16 @@ class Worker:
         return "draining"
 
     def _has_room(self) -> bool:
-        return self._busy < self._settings.threads or self._stopping.is_set()
+        return self._busy < self._width or self._stopping.is_set()
 
     def _limit(self) -> int:
-        """Requests to ask for; where this box is cut off one now and then, and else only how things stand."""
+        """Requests to ask for; where this box is cut off one now and then, and else only how things stand.
+
+        Raises:
+            DiskError: the disk has refused for too long.
+        """
+        if self._disk.look():
+            return 0
         if self._reach.is_cut_off:
             return 1 if self._reach.may_try else 0
         return self._settings.batch
@@ -249,19 +237,20 @@ class Worker:
             try:
                 self._work_off(held)
             finally:
-                self._finished.put(_Ended(held.turn.id))
+                self._save_handles()
+                self._finished.put(Ended(held.turn.id))
                 with self._changed:
                     self._busy -= 1
                     self._changed.notify_all()
 
-    def _work_off(self, held: _Held) -> None:
+    def _work_off(self, held: Held) -> None:
         misses = 0
         for outcome in work_off(
             held.turn, self._attempt, may_start=lambda at: self._may_start(held, at), clock=self._clock
         ):
             self._finish(held, outcome)
             misses = misses + 1 if outcome.down else 0
-            held.is_over |= outcome.down == "resolver" or misses >= _MISSES
+            held.is_over |= outcome.down in ("resolver", "disk") or misses >= _MISSES
             if outcome.overloaded or outcome.host_wait is not None:
                 self._shun(held.turn.host, outcome.host_wait or _SHUN_SECONDS)
 
@@ -274,9 +263,9 @@ class Worker:
             for held in self._held.values():
                 held.is_over |= held.turn.host == host
 
-    def _may_start(self, held: _Held, at: float) -> bool:
+    def _may_start(self, held: Held, at: float) -> bool:
         """Wait for the pace, and for a lease with time enough left; False where this turn is over for us."""
-        while not (self._stopping.is_set() or held.is_over):
+        while not (self._stopping.is_set() or held.is_over or self._disk.is_on):
             now = self._clock()
             if now >= at and held.until - now > self._settings.margin:
                 return True
@@ -290,23 +279,19 @@ class Worker:
         try:
             return self._handlers[request.kind].handle(request)
         except CrawlerError as error:
-            if not isinstance(error, RequestFailed):
-                self._fail(error)  # a local fault: whatever it is, the request is not to blame
-                return Outcome(status="released")
-            return failure(request, error)
+            return failure(request, error) if isinstance(error, RequestFailed) else self._given_back(error)
         except Exception:  # noqa: BLE001  # one bad page or picture must never cost more than itself
             _log.info("action=handle url=%s", request.location, exc_info=True)
             return failure(request, RequestFailed("internal"))
 
     # committing ---------------------------------------------------------------------------------------------------
 
-    def _finish(self, held: _Held, outcome: Outcome) -> None:
+    def _finish(self, held: Held, outcome: Outcome) -> None:
         try:
             with self._changed:
                 outcome = self._reach.judge(outcome, held.turn.host)
         except NetworkError as error:
-            self._fail(error)
-            outcome = Outcome(status="released", token=outcome.token)
+            outcome = self._given_back(error, outcome.token)
         if outcome.record is not None and not outcome.record.fetched_at:
             outcome = structs.replace(outcome, record=structs.replace(outcome.record, fetched_at=time.time()))
         self._finished.put(self._noted(outcome))
@@ -317,16 +302,31 @@ class Worker:
     def _noted(self, outcome: Outcome) -> Outcome:
         """The outcome, noted; where the disk refuses, its request goes back uncharged."""
         try:
-            if self._keeper is not None:
-                self._keeper.note(outcome)
+            self._keeper.note(outcome)
         except DiskError as error:
-            self._fail(error)
-            return Outcome(status="released", token=outcome.token)
+            return self._given_back(error, outcome.token)
         return outcome
+
+    def _given_back(self, error: CrawlerError, token: str = "") -> Outcome:
+        """The outcome of what met a local fault: whatever it is, the request is not to blame."""
+        is_disk = isinstance(error, DiskError)
+        if not (isinstance(error, DiskError) and self._disk.begin(error)):
+            self._fail(error)
+        elif isinstance(error, NoHandles):
+            with self._changed:
+                self._width = max(1, min(self._width, self._busy // 2))
+            self._save_handles()
+        return Outcome(status="released", token=token, down="disk" if is_disk else "")
+
+    def _save_handles(self) -> None:
+        """Where there are too few of them, no thread keeps a connection for later."""
+        if self._relieve is not None and self._width < self._settings.threads:
+            self._relieve()
 
     def _credit(self, verdicts: Sequence[Verdict]) -> None:
         """Count what the frontier has decided."""
-        of = Counter(verdict.status for verdict in verdicts if verdict.state == "accepted")
+        accepted = [verdict for verdict in verdicts if verdict.state == "accepted"]
+        of = Counter("unchanged" if verdict.change == "unchanged" else verdict.status for verdict in accepted)
         with self._changed:
             now = self._progress
             self._progress = structs.replace(
@@ -334,6 +334,7 @@ class Worker:
                 saved=now.saved + of["success"],
                 duplicates=now.duplicates + of["duplicate"],
                 failed=now.failed + of["failed"],
+                unchanged=now.unchanged + of["unchanged"],
             )
 
     def _commit_all(self) -> None:
@@ -343,7 +344,7 @@ class Worker:
         while True:
             last_call = self._over.is_set()
             fresh = self._collect()
-            ended = [event.turn for event in fresh if isinstance(event, _Ended)]
+            ended = [event.turn for event in fresh if isinstance(event, Ended)]
             outcomes = [event for event in fresh if isinstance(event, Outcome)]
             files = [outcome for outcome in outcomes if _has_file(outcome)]
             since = self._clock() if files and not waiting else since
@@ -353,22 +354,22 @@ class Worker:
             if waiting and (late or last_call or self._is_idle()):
                 self._tell(waiting, [])
                 waiting = []
+            self._keeper.go_on()
             if last_call and not fresh:
+                self._keeper.finish(self._told)
                 return
 
     def _kept(self, outcomes: list[Outcome]) -> list[Outcome]:
         """The outcomes, once they are durable; where the disk refuses, the requests go back uncharged."""
         try:
-            if self._keeper is not None:
-                self._keeper.keep(outcomes)
+            self._keeper.keep(outcomes)
         except DiskError as error:
-            self._fail(error)
-            return [Outcome(status="released", token=outcome.token) for outcome in outcomes]
+            return [self._given_back(error, outcome.token) for outcome in outcomes]
         return outcomes
 
-    def _collect(self) -> list[Outcome | _Ended]:
+    def _collect(self) -> list[Outcome | Ended]:
         """What has come since the last look; waits a moment for the first of it."""
-        events: list[Outcome | _Ended] = []
+        events: list[Outcome | Ended] = []
         try:
             events.append(self._finished.get(timeout=0.02 if self._over.is_set() else _NAP))
             while len(events) < _FLUSH_FILES:
@@ -391,8 +392,7 @@ class Worker:
                 held.open -= told
         verdicts = self._frontier.complete(self.name, outcomes, ended)
         self._credit(verdicts)
-        if self._keeper is not None:
-            self._keeper.settle(outcomes, verdicts)
+        self._keeper.settle(outcomes, verdicts)
         with self._changed:
             for name in [name for name, held in self._held.items() if not held.open]:
                 del self._held[name]

@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from tests.download.pictures import picture as drawn
 from tests.download.pictures import png_chunk, png_header, png_of
@@ -24,6 +24,7 @@ from tests.misdeeds import (
     at_first,
     body,
     body_of,
+    byte_by_byte,
     chunked,
     closing_after,
     cookie_wall,
@@ -34,9 +35,13 @@ from tests.misdeeds import (
     hang_up,
     hot_linked,
     interim,
+    listed_length,
     no_such_range,
     packed,
+    packed_and_cut,
+    packed_and_junk,
     packed_nothing,
+    packed_with_a_wrong_sum,
     part_from_the_beginning,
     part_of_another_version,
     part_packed,
@@ -77,8 +82,12 @@ class Endpoint(NamedTuple):
     seconds: float = 6.0
 
 
+#: What begins like a picture is read on.
+_BEGINNING = png_of(png_header(8, 8))[:33]
+
+
 def _bomb() -> bytes:
-    return gzip.compress(bytes(30_000_000), 9)
+    return gzip.compress(_BEGINNING + bytes(30_000_000), 9)
 
 
 _OK = b"HTTP/1.1 200 OK\r\n"
@@ -88,6 +97,8 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PACKED = "Content-Encoding: gzip"
 _SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
 _CANVAS = png_of(png_header(30_000, 30_000), png_chunk(b"IDAT", zlib.compress(bytes(9))))
+_WIDE_GIF = b"GIF89a\xff\xff\xff\xff\x00\x00\x00,\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\x01\0;"
+_WRONG_SUM = picture(0)[:-16] + bytes(4) + picture(0)[-12:]
 _CORRUPT = png_of(png_header(40, 40), png_chunk(b"IDAT", b"no deflate"))
 
 ENDPOINTS = (
@@ -99,6 +110,9 @@ ENDPOINTS = (
     Endpoint("/two-framings.png", two_framings),
     Endpoint("/interim.png", interim),
     Endpoint("/packed.png", packed),
+    Endpoint("/packed-and-junk.png", packed_and_junk),
+    Endpoint("/byte-by-byte.png", byte_by_byte),
+    Endpoint("/listed-length.png", listed_length),
     Endpoint("/no-coding.png", saying("Content-Encoding: none, utf-8")),
     Endpoint("/same-lengths.png", lambda visit: fine(visit, f"Content-Length: {len(body_of(visit.name))}")),
     Endpoint("/no-type-no-extension", fine),
@@ -106,6 +120,10 @@ ENDPOINTS = (
     Endpoint("/called-html.png", saying("Content-Type: text/html")),
     Endpoint("/disposition.png", saying('Content-Disposition: attachment; filename="../../../etc/passwd"')),
     Endpoint("/odd-headers.png", saying("No colon here", "Space before : x", "X: a\r\n folded", "X: \xff\xfe")),
+    Endpoint("/nameless-headers.png", saying(": nameless", "X:", "   ")),
+    Endpoint("/header-in-a-header.png", saying("X: a\rSet-Cookie: secret=1", "Content-Range: bytes 0-5/6")),
+    Endpoint("/other-coding.png", saying("Content-Encoding: aws-chunked")),
+    Endpoint("/called-text.png", saying("Content-Type: text/plain, ;;;")),
     Endpoint("/nul-header.png", saying("X-Nul: a\0b", "X-Escape: \x1b[2J")),
     Endpoint("/ninety-headers.png", saying(*(f"X-{n}: y" for n in range(90)))),
     Endpoint("/for-another-bot.png", saying("X-Robots-Tag: otherbot: noindex, noimageindex")),
@@ -134,11 +152,16 @@ ENDPOINTS = (
     # statuses
     *(Endpoint(f"/{code}.png", status(code), f"http-{code}") for code in (206, 300, 304, 401, 403, 404, 410, 999)),
     *(Endpoint(f"/{code}.png", status(code), f"http-{code}", 5) for code in (408, 500, 502)),
+    *(Endpoint(f"/{code}.png", status(code), f"http-{code}") for code in (402, 418, 451, 501, 600)),
     Endpoint("/302-nowhere.png", to(""), "http-302"),
     # redirects
     Endpoint("/loop.png", to("/loop.png"), "redirect-limit", 6),
     Endpoint("/cookie-loop.png", growing_cookies, "redirect-limit", 6),
     Endpoint("/to-script.png", to("javascript:alert(1)"), "unsupported-scheme"),
+    Endpoint("/to-data.png", to("data:image/png;base64,AAAA"), "unsupported-scheme"),
+    Endpoint("/to-gopher.png", to("gopher://127.0.0.1:70/_x"), "unsupported-scheme"),
+    Endpoint("/to-no-number.png", to("http://127.0.0.1:abc/"), "bad-url"),
+    Endpoint("/to-itself.png", to("#again"), "redirect-limit", 6),
     Endpoint("/to-file.png", to("file:///etc/passwd"), "unsupported-scheme"),
     Endpoint("/to-no-port.png", to("http://127.0.0.1:99999/"), "bad-url"),
     Endpoint("/to-endless.png", to("/" + "x" * 9_000), "bad-url"),
@@ -150,12 +173,19 @@ ENDPOINTS = (
     Endpoint("/hang-up.png", hang_up, "connect", 5, most=10),
     Endpoint("/no-http.png", raw(b"SSH-2.0-OpenSSH_9.9\r\n\r\n"), "connect", most=2),
     Endpoint("/no-status.png", raw(b"HTTP/1.1 abc OK\r\n\r\n"), "connect", most=2),
+    Endpoint("/switching.png", raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"), "connect", 5, most=10),
+    Endpoint("/http-3.png", raw(b"HTTP/3.0 200 OK\r\n\r\n"), "connect", most=2),
+    Endpoint("/shoutcast.png", raw(b"ICY 200 OK\r\n\r\n"), "connect", most=2),
+    Endpoint("/status-99.png", raw(b"HTTP/1.1 99 So\r\n\r\n"), "connect", most=2),
     Endpoint("/two-lengths.png", raw(_OK + _TWO_LENGTHS), "connect", most=2),
     # bodies and headers cut short
     Endpoint("/cut.png", cut, "truncated", 5),
     Endpoint("/reset.png", reset_amid, "truncated", 5),
     Endpoint("/cut-headers.png", raw(_OK + b"Content-Type: ima"), "truncated", 5),
     Endpoint("/cut-chunk.png", raw(_CHUNKED + b"64\r\nshort"), "truncated", 5),
+    Endpoint("/negative-chunk.png", raw(_CHUNKED + b"-5\r\nshort\r\n"), "truncated", 5),
+    Endpoint("/length-of-400-digits.png", raw(_OK + b"Content-Length: " + b"9" * 400 + b"\r\n\r\nx"), "truncated", 5),
+    Endpoint("/packed-and-cut.png", packed_and_cut, "truncated"),
     Endpoint("/no-last-chunk.png", raw(_CHUNKED + b"5\r\nshort\r\n"), "truncated", 5),
     Endpoint("/no-chunk.png", raw(_CHUNKED + b"xyz\r\nshort\r\n"), "truncated", 5),
     # time
@@ -166,8 +196,8 @@ ENDPOINTS = (
     Endpoint("/dripping.png", endlessly(_LENGTH, b"x", 0.05), "too-slow", 2),
     # size
     Endpoint("/announced.png", raw(_OK + b"Content-Length: 100000000000\r\n\r\n" + bytes(9_999)), "too-large"),
-    Endpoint("/endless.png", endlessly(_OK + b"\r\n", bytes(65_536)), "too-large"),
-    Endpoint("/huge-chunk.png", endlessly(_CHUNKED + b"ffffffffffffffff\r\n", bytes(65_536)), "too-large"),
+    Endpoint("/endless.png", endlessly(_OK + b"\r\n" + _BEGINNING, bytes(65_536)), "too-large"),
+    Endpoint("/huge-chunk.png", endlessly(_CHUNKED + b"ffffffffffffffff\r\n" + _BEGINNING, bytes(65_536)), "too-large"),
     Endpoint("/many-headers.png", saying(*(f"X-{n}: y" for n in range(120))), "too-large"),
     Endpoint("/long-header.png", saying("X: " + "y" * 70_000), "too-large"),
     Endpoint("/endless-headers.png", endlessly(_OK, b"X: y\r\n" * 99), "too-large"),
@@ -178,12 +208,17 @@ ENDPOINTS = (
     Endpoint("/bomb.png", body(_bomb(), _PACKED), "decompression-limit"),
     Endpoint("/twice.png", body(gzip.compress(_bomb()), "Content-Encoding: gzip, gzip"), "unsupported-format"),
     Endpoint("/twice-in-two.png", body(b"x", _PACKED, "Content-Encoding: deflate"), "unsupported-format"),
+    Endpoint("/packed-with-a-wrong-sum.png", packed_with_a_wrong_sum, "corrupt"),
+    Endpoint("/hundredfold.png", body(b"x", "Content-Encoding: " + "gzip, " * 99 + "gzip"), "unsupported-format"),
     Endpoint("/brotli.png", body(b"x", "Content-Encoding: br"), "unsupported-format"),
     Endpoint("/zstd.png", body(b"x", "Content-Encoding: zstd"), "unsupported-format"),
     Endpoint("/not-packed.png", body(picture(0), _PACKED), "corrupt"),
     Endpoint("/packed-nothing.png", packed_nothing, "too-large"),
     # what is no picture, or not one that is wanted
     Endpoint("/page.png", body(b"<!doctype html><title>Sorry</title>"), "not-an-image"),
+    Endpoint("/document.png", body(b"%PDF-1.7\n"), "not-an-image"),
+    Endpoint("/gif-canvas.png", body(_WIDE_GIF), "pixels-limit"),
+    Endpoint("/wrong-sum.png", body(_WRONG_SUM), "corrupt"),
     Endpoint("/json.png", body(b'{"error": "no"}'), "not-an-image"),
     Endpoint("/204.png", status(204), "not-an-image"),
     Endpoint("/empty.png", body(b""), "not-an-image"),
@@ -302,11 +337,20 @@ class HostileWeb:
         self._plays.get((host, visit.path), status(404))(visit)
 
 
-class _Server(socketserver.ThreadingTCPServer):
+class Web(Protocol):
+    """What a server asks for its answers."""
+
+    ports: dict[str, int]
+    over: threading.Event
+
+    def visit(self, host: str, visit: Visit) -> None: ...
+
+
+class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, web: HostileWeb, host: str) -> None:
+    def __init__(self, web: Web, host: str) -> None:
         self.web, self.host = web, host
         super().__init__(("127.0.0.1", 0), _Handler)
         web.ports[host] = self.server_address[1]
@@ -317,7 +361,7 @@ class _Server(socketserver.ThreadingTCPServer):
 
 class _Handler(socketserver.StreamRequestHandler):
     disable_nagle_algorithm = True
-    server: _Server
+    server: Server
 
     def handle(self) -> None:
         with suppress(OSError):
@@ -340,7 +384,7 @@ def serving() -> Iterator[HostileWeb]:
     web = HostileWeb()
     with ExitStack() as stack:
         for name in ("main", *(host.name for host in HOSTS)):
-            server = stack.enter_context(_Server(web, name))
+            server = stack.enter_context(Server(web, name))
             thread = threading.Thread(target=server.serve_forever, args=(0.02,))
             thread.start()
             stack.callback(thread.join)

@@ -201,6 +201,29 @@ def packed(visit: Visit) -> None:
     visit.answer(gzip.compress(body_of(visit.name)), "200 OK", "Content-Encoding: x-gzip")
 
 
+def packed_and_junk(visit: Visit) -> None:
+    visit.answer(gzip.compress(body_of(visit.name)) + b"junk", "200 OK", "Content-Encoding: gzip")
+
+
+def packed_and_cut(visit: Visit) -> None:
+    visit.answer(gzip.compress(body_of(visit.name))[:-20], "200 OK", "Content-Encoding: gzip")
+
+
+def packed_with_a_wrong_sum(visit: Visit) -> None:
+    visit.answer(gzip.compress(body_of(visit.name))[:-8] + bytes(8), "200 OK", "Content-Encoding: gzip")
+
+
+def byte_by_byte(visit: Visit) -> None:
+    """Each byte is a chunk, and the coding is named twice."""
+    visit.head("200 OK", "Transfer-Encoding: chunked", "transfer-encoding: CHUNKED")
+    visit.send(b"".join(b"1\r\n" + bytes([byte]) + b"\r\n" for byte in body_of(visit.name)) + b"0\r\n\r\n")
+
+
+def listed_length(visit: Visit) -> None:
+    data = body_of(visit.name)
+    visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d, %d\r\n\r\n" % (len(data), len(data)) + data)
+
+
 def slow_but_steady(visit: Visit) -> None:
     data = body_of(visit.name)
     visit.head("200 OK", f"Content-Length: {len(data)}")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from crawler.crawl import look_at
 from crawler.errors import CrawlerError
 from crawler.manifest import read_manifest
 from crawler.model import FrontierStats, ImageRecord
+from crawler.status import look_at
 
 #: Seconds after which a test gives up waiting; far above what is ever needed.
 PATIENCE = 60.0

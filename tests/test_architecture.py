@@ -23,14 +23,38 @@ PACKAGE = Path(crawler.__file__).parent
 #: Floors from the ground up. Imports go down, or stay within a room; only the ground floor, the instruments and the
 #: roof are one room each, so their files may know one another (without cycles).
 FLOORS: list[dict[str, str]] = [
-    dict.fromkeys(["errors", "model", "urls"], "ground floor"),
+    dict.fromkeys(["errors", "known", "model", "urls", "paths"], "ground floor"),
     dict.fromkeys(["addresses", "guard", "fetcher", "exchange", "transport", "body", "cookies"], "instruments")
-    | dict.fromkeys(["robots", "consent", "tdm"], "instruments")
-    | dict.fromkeys(["storage", "manifest", "lock", "shelf", "notes"], "instruments"),
+    | dict.fromkeys(["robots", "consent", "tdm", "referrer"], "instruments")
+    | dict.fromkeys(["storage", "sync", "cloud", "manifest", "lock", "shelf", "notes"], "instruments"),
     {"frontier": "frontier", "harvest": "harvest", "download": "download"},
-    {"worker": "worker", "turn": "worker", "reach": "worker", "engines": "engines"},
+    {
+        "worker": "worker",
+        "turn": "worker",
+        "reach": "worker",
+        "pause": "worker",
+        "keeper": "worker",
+        "engines": "engines",
+    },
     dict.fromkeys(["config", "seeds", "box", "master", "crawl", "progress", "report", "dashboard"], "roof")
-    | dict.fromkeys(["audit", "books", "control", "view", "fleet", "policy", "preview", "retry", "walker"], "roof")
+    | dict.fromkeys(
+        [
+            "audit",
+            "books",
+            "control",
+            "view",
+            "fleet",
+            "policy",
+            "pins",
+            "port",
+            "preview",
+            "retry",
+            "status",
+            "walker",
+        ],
+        "roof",
+    )
+    | dict.fromkeys(["near", "repair"], "roof")
     | dict.fromkeys(["demo", "showcase", "logs", "options", "cli", "__main__"], "roof"),
 ]
 #: Who walks pages and where does not know what is in the wings, only the seam of the one it asks for work.
@@ -38,7 +62,7 @@ WINGS = set(FLOORS[2])
 SEAM = "crawler.frontier.base"
 
 #: What the ground floor stands on, besides the standard library.
-GROUND = {"errors": set[str](), "model": {"msgspec"}, "urls": {"ada_url"}}
+GROUND = {"errors": set[str](), "known": {"msgspec"}, "model": {"msgspec"}, "urls": {"ada_url"}, "paths": set[str]()}
 
 MAX_FILE, MAX_FUNCTION = 450, 60  # lines
 NO_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}

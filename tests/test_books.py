@@ -15,6 +15,7 @@ import crawler
 from crawler.audit import Audit, verify
 from crawler.demo import DemoServer
 from crawler.download.dedup import digest, image_key
+from crawler.errors import DiskError
 from crawler.frontier.journal import Journal, LeasedTurn
 from crawler.frontier.sqlite import SqliteFrontier
 from crawler.manifest import ManifestWriter
@@ -222,7 +223,7 @@ BREAKS: dict[str, tuple[Break, str]] = {
         "two requests are for the same URL, or one can't be found",
     ),
     "a path of another content": (
-        in_record("success", '"path":"images/', '"path":"images/0'),
+        in_record("success", '"path":"images/', '"path":"image/'),
         "a path does not follow from the content",
     ),
     "a record that is none": (
@@ -445,3 +446,11 @@ def test_a_crawl_killed_in_earnest_is_clean_at_once_and_in_the_end(tmp_path: Pat
     found = verify(job)
     assert (found.is_good, found.whole) == (True, number), describe_audit(found)
     assert found.balance is not None and found.balance.is_finished
+
+
+def test_a_crawl_of_another_release_is_not_called_damaged(tmp_path: Path) -> None:
+    SqliteFrontier(tmp_path / "frontier.sqlite").close()
+    with closing(sqlite3.connect(tmp_path / "frontier.sqlite")) as database:
+        database.execute("PRAGMA user_version = 1")
+    with pytest.raises(DiskError, match="written by another release"):
+        verify(tmp_path)

@@ -281,7 +281,7 @@ def fail(*_: object, **__: object) -> None:
 def test_an_internal_error_is_one_line_with_the_traceback_in_the_log(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crawler.crawl.Crawl, "_serve", fail)
+    monkeypatch.setattr(crawler.crawl, "serve", fail)
     ended = call("run", "http://127.0.0.1:1/")
     assert ended.code == 1
     assert ended.complaint.startswith("crawler: internal error: ZeroDivisionError: by \\u001b[31m zero (")
@@ -297,7 +297,7 @@ def test_an_internal_error_before_there_is_a_log_is_one_line_too(call: Call, mon
 
 
 def test_debug_shows_the_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crawler.crawl.Crawl, "_serve", fail)
+    monkeypatch.setattr(crawler.crawl, "serve", fail)
     ended = call("run", "http://127.0.0.1:1/", "--debug")
     assert ended.code == 1
     assert "Traceback" in ended.err and "in fail" in ended.err

@@ -53,7 +53,8 @@ CONFIGS = st.builds(
     ),
     download=st.builds(
         DownloadSettings, types=st.lists(TEXT, max_size=3).map(tuple), max_bytes=COUNTS, min_size=st.integers(0, 999),
-        durability=st.sampled_from(["none", "batch", "file", "strict"]),
+        durability=st.sampled_from(["none", "batch", "file", "strict"]), max_aspect=st.none() | st.floats(1, 1e9),
+        animated=st.sampled_from(["keep", "skip", "only"]), verify=st.sampled_from(["decode", "header"]),
     ),
     queue=st.builds(QueueSettings, listen=TEXT, lease=st.floats(0.1, 3_600)),
 )  # fmt: skip
@@ -200,6 +201,8 @@ def test_an_unknown_name_gets_the_nearest_one(tables: dict[str, Any], complaint:
         ("politeness", "delay", "slow"),
         ("download", "types", "jpeg"),
         ("download", "types", [1]),
+        ("download", "animated", "never"),
+        ("download", "verify", True),
         ("queue", "listen", 80),
     ],
 )
@@ -218,6 +221,19 @@ NAN, INFINITY = float("nan"), float("inf")
 @pytest.mark.parametrize("key", ["max_images", "max_pages", "per_host", "max_bytes", "max_page_bytes", "threads"])
 def test_a_count_is_above_zero_and_of_this_world(key: str, value: int) -> None:
     assert key in refused(("f", {section_of(key): {key: value}}))
+
+
+@pytest.mark.parametrize("value", [0.99, 0.0, -4.0, NAN, INFINITY])
+def test_no_side_is_longer_than_the_longer_one(value: float) -> None:
+    assert "max_aspect must be a number from 1 up" in refused(("f", {"download": {"max_aspect": value}}))
+
+
+@pytest.mark.parametrize("near", ["mark", "keep-best"])
+def test_who_does_not_decode_can_not_compare(near: str) -> None:
+    complaint = refused(("command line", {"download": {"near": near, "verify": "header"}}))
+    assert complaint.startswith(f"near = '{near}' needs decoded pictures: ") and "\n" not in complaint
+    CrawlConfig.load(("f", {"download": {"near": "off", "verify": "header"}}))
+    CrawlConfig.load(("f", {"download": {"near": near}}))
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, NAN, INFINITY])

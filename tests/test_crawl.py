@@ -8,13 +8,14 @@ import pytest
 
 import crawler
 from crawler.config import CrawlConfig
-from crawler.crawl import Crawl, look_at
+from crawler.crawl import Crawl
 from crawler.demo import DemoServer
 from crawler.errors import ConfigError, DiskError
 from crawler.lock import own
 from crawler.model import FrontierStats
 from crawler.seeds import Source
 from crawler.showcase import compare, load_truth
+from crawler.status import look_at
 from crawler.view import Summary
 from tests.processes import manifest_of, many_pictures
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import crawler
-from crawler.crawl import look_at
 from crawler.demo import DemoServer
 from crawler.errors import DiskError
 from crawler.frontier.soundness import MARK, Check, mark_of, open_to_read
+from crawler.status import look_at
 from tests.calls import Call, calls
 from tests.processes import commands, many_pictures, stats_of, wait_until
 

@@ -1,6 +1,7 @@
 """The guard: one question for each connection, answers that are vetted, and what a seed permits."""
 
 import datetime
+import errno
 import functools
 import logging
 import socket
@@ -8,6 +9,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
@@ -15,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from crawler.errors import RequestFailed
+from crawler.errors import NoHandles, RequestFailed
 from crawler.fetcher import Conditions, Limits
 from crawler.guard import MAX_EXEMPT, Exemption, Guard, exemptions
 from crawler.model import Request
@@ -279,3 +281,12 @@ def test_a_domain_whose_servers_are_broken_is_told_from_a_box_that_is_cut_off(in
     assert fetch("http://good.example/", guard)
     assert failure("http://broken.example/", guard).down == "host"
     assert failure("http://broken.example/", guard).down == "resolver"  # now that one is silent, too
+
+
+def test_a_lack_of_handles_is_no_host_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("crawler.guard.socket.socket", refuse)
+    with pytest.raises(NoHandles, match="ulimit -n"):
+        Guard(allow_private=True).connect("127.0.0.1", 8_000, 1.0)

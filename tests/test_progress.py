@@ -303,6 +303,7 @@ def test_the_summary_tells_what_came_of_it_and_why_not_more() -> None:
     text = describe_summary(
         summary(
             success=12, duplicate=3, failed=3, bytes=1_500_000, pages_done=4, pages_failed=1, hosts=2, bad_lines=1,
+            spared=4_800_000,
             reasons={"http-404": 2, "robots": 1}, page_reasons={"timeout": 1}, robots_reasons={"dns": 1},
         )
     )  # fmt: skip
@@ -314,6 +315,7 @@ def test_the_summary_tells_what_came_of_it_and_why_not_more() -> None:
         ("pages failed", "1: timeout 1"),
         ("robots.txt", "  1: dns 1"),
         ("bad lines", "   1"),
+        ("spared", "      4.8 MB not transferred, thanks to filters"),
     ]
     assert str(Path("a b", "manifest.jsonl")) in text and str(Path("a b", "results.txt")) in text
 

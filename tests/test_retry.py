@@ -225,7 +225,7 @@ def test_killed_at_any_step_it_is_clean_and_goes_on(
         patch.setattr("crawler.retry.put_back", photographed(put_back, "all is put back"))
         patch.setattr("crawler.manifest._keep", photographed(_keep, "a view is cut"))
         patch.setattr("crawler.manifest.write_file", photographed(write_file, "a view is written"))
-        patch.setattr(Crawl, "_serve", die)
+        patch.setattr("crawler.crawl.serve", die)
         with pytest.raises(Killed):
             Crawl(job, THREADS).run(Source(), retries=meant)
     assert len(copies) == 10

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from crawler.cloud import Store
 from crawler.errors import DiskError, RequestFailed
 from crawler.lock import try_to_own
 from crawler.manifest import read_manifest
@@ -16,7 +17,7 @@ from crawler.storage import LocalStore
 OTHER = "0" * 16
 
 
-def saved(store: LocalStore, number: int) -> Outcome:
+def saved(store: Store, number: int) -> Outcome:
     """A picture in the store, and what is told of it."""
     data = b"picture %d" % number
     digest = sha256(data).hexdigest()
@@ -83,6 +84,41 @@ def test_a_copy_whose_first_lies_elsewhere_is_removed(tmp_path: Path) -> None:
     shelf.settle([kept, removed], [SUCCESS, ELSEWHERE])
     assert kept.record and removed.record
     assert shelf.store.exists(kept.record.path) and not shelf.store.exists(removed.record.path)
+
+
+def named(store: Store, name: str) -> Outcome:
+    """The same picture under a name of its own."""
+    digest = sha256(b"picture").hexdigest()
+    path = f"images/{name}.{digest[:32]}.jpg"
+    request = Request(url=f"http://a.test/{name}.jpg", kind="image")
+    record = describe(request, status="success", store=store.id, path=path, sha256=digest, fetched_at=1.0)
+    return Outcome(status="done", token=name, record=record, stored=store.put(path, b"picture"))
+
+
+def test_a_copy_under_another_name_is_removed_if_the_first_one_is_there(tmp_path: Path) -> None:
+    shelf = shelf_in(tmp_path)
+    first, copy = named(shelf.store, "dog"), named(shelf.store, "cat")
+    assert first.record and copy.record
+    double = Verdict(status="duplicate", store=shelf.store.id, path=first.record.path, attempts=1, is_spare=True)
+    shelf.settle([first, copy], [SUCCESS, double])
+    assert shelf.store.exists(first.record.path) and not shelf.store.exists(copy.record.path)
+    assert [row.path for row in rows(tmp_path)] == [first.record.path] * 2
+    shelf.store.remove(first.record.path)
+    last = named(shelf.store, "owl")
+    shelf.settle([last], [double])
+    assert last.record and shelf.store.exists(last.record.path)
+
+
+def test_a_file_that_goes_by_two_names_is_never_removed(tmp_path: Path) -> None:
+    shelf = shelf_in(tmp_path)
+    first = named(shelf.store, "Dog")
+    assert first.record
+    path = first.record.path.replace("Dog", "dog")
+    (tmp_path / path).hardlink_to(tmp_path / first.record.path)  # as a file system that folds case has it
+    copy = structs.replace(first, record=structs.replace(first.record, path=path))
+    double = Verdict(status="duplicate", store=shelf.store.id, path=first.record.path, attempts=1, is_spare=True)
+    shelf.settle([copy], [double])
+    assert shelf.store.exists(path)
 
 
 def test_what_was_there_before_this_crawl_is_never_removed(tmp_path: Path) -> None:
@@ -211,3 +247,23 @@ def test_records_that_somebody_holds_for_ever_are_a_disk_error(tmp_path: Path, m
     with pytest.raises(DiskError, match="is it stopped"):
         shelf.settle([saved(shelf.store, 1)], [SUCCESS])
     release()
+
+
+def test_what_is_settled_once_more_has_its_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = shelf_in(tmp_path)
+    outcomes = [saved(shelf.store, 1)]
+    shelf.take(outcomes)
+    remove, refusals = shelf.store.remove, iter([DiskError("it refuses"), DiskError("it refuses")])
+
+    def refusing(key: str) -> None:
+        for refusal in refusals:
+            raise refusal
+        remove(key)
+
+    monkeypatch.setattr(shelf.store, "remove", refusing)
+    for _ in range(2):
+        with pytest.raises(DiskError, match="it refuses"):
+            shelf.settle(outcomes, [ELSEWHERE])
+    shelf.settle(outcomes, [ELSEWHERE])
+    assert [row.status for row in rows(tmp_path)] == ["duplicate"]
+    assert not list((tmp_path / "images").rglob("*.jpg")) and unsettled(tmp_path, slot=0) == []

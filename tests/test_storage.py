@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler import storage
+from crawler import sync as syncing
 from crawler.errors import ConfigError, DiskError
 from crawler.storage import Durability, LocalStore, write_file
 
@@ -79,7 +81,7 @@ def test_files_can_be_read_by_others_once_they_are_whole(store: LocalStore, monk
     [
         *("", "/", "/etc/passwd", "..", "../x", "images/../../x", "images//x", "images/", "./x", "."),
         *("C:/x", "c:x", "images\\x", "\\\\server\\x", "x\0", "x\n", "x\x7f", "x ", " x", "x.", "-/.hidden"),
-        *("CON", "con.jpg", "images/NUL.png", "aux", "COM1", "lpt9.x", "ä.jpg", "x" * 201, "a/~", "a/*", "a/\u202e"),
+        *("CON", "con.jpg", "images/NUL.png", "aux", "COM1", "lpt9.x", "nul .x", "x" * 201, "a/~", "a/*", "a/\u202e"),
     ],
 )
 def test_unsafe_keys_are_refused(store: LocalStore, key: str) -> None:
@@ -103,6 +105,18 @@ def test_any_key_stays_inside_or_is_refused(key: str) -> None:
 @given(st.from_regex(r"[a-z]{1,9}/[0-9a-f]{2}/[0-9a-f]{64}\.[a-z0-9]{1,5}", fullmatch=True))
 def test_content_names_are_keys(key: str) -> None:
     assert LocalStore(Path("out"))._path(key) == Path("out", key)
+
+
+def test_one_file_under_two_keys_is_no_two_files(store: LocalStore) -> None:
+    store.put(KEY, b"bytes")
+    other = "images/Boats/été.jpg"
+    assert not store.are_two(KEY, other) and not store.are_two(KEY, KEY)
+    (store.root / other).parent.mkdir()
+    (store.root / other).hardlink_to(store.root / KEY)  # as a file system that folds case has it
+    assert not store.are_two(KEY, other)
+    store.remove(other)
+    store.put(other, b"bytes")
+    assert store.are_two(KEY, other)
 
 
 def test_id_is_made_once_and_kept(store: LocalStore) -> None:
@@ -226,7 +240,7 @@ def synced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> l
         calls.append(os.fstat(number).st_ino)
         return 0
 
-    monkeypatch.setattr(storage, "_find_syncfs", lambda: sync if request.param == "syncfs" else None)
+    monkeypatch.setattr(syncing, "_find_syncfs", lambda: sync if request.param == "syncfs" else None)
     monkeypatch.setattr(os, "fsync", sync)
     return calls
 
@@ -253,7 +267,7 @@ def test_without_syncfs_files_and_their_directories_are_synced(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(storage, "_find_syncfs", lambda: None)
+    monkeypatch.setattr(syncing, "_find_syncfs", lambda: None)
     monkeypatch.setattr(os, "fsync", lambda number: calls.append(os.fstat(number).st_ino))
     store.put(KEY, b"bytes")
     store.flush()
@@ -277,15 +291,15 @@ def test_after_a_failed_flush_doubtful_files_are_gone(store: LocalStore, monkeyp
     store.put("images/old.jpg", b"recorded long ago")
     store.put(KEY, b"bytes")
     with monkeypatch.context() as broken, pytest.raises(DiskError, match="reports errors"):
-        broken.setattr(storage, "_find_syncfs", lambda: failing(errno.EIO))
+        broken.setattr(syncing, "_find_syncfs", lambda: failing(errno.EIO))
         store.flush()
     assert files_in(store.root) == ["images/old.jpg"]
     assert store.put(KEY, b"bytes")
 
 
-@pytest.mark.skipif(storage._find_syncfs() is None, reason="no syncfs here")
+@pytest.mark.skipif(syncing._find_syncfs() is None, reason="no syncfs here")
 def test_syncfs_reports_its_errors() -> None:
-    syncfs = storage._find_syncfs()
+    syncfs = syncing._find_syncfs()
     assert syncfs is not None
     assert syncfs(-1) == -1
 
@@ -326,3 +340,57 @@ def test_a_really_full_disk_leaves_no_half_file(tiny_disk: Path) -> None:
     assert {(tiny_disk / name).stat().st_size for name in kept} == {10_000}
     (tiny_disk / kept[0]).unlink()
     assert store.put("images/again.jpg", b"x" * 10_000)
+
+
+def test_a_name_without_its_bytes_is_removed_if_no_flush_came_after_it(store: LocalStore) -> None:
+    def key(data: bytes) -> str:
+        name = hashlib.sha256(data).hexdigest()
+        return f"images/{name[:2]}/{name}.png"
+
+    assert store.id
+    for data in (b"flushed", b"flushed, and spoilt long after", b"whole", b"spoilt", b"torn"):
+        store.put(key(data), data)
+        if data.startswith(b"flushed"):
+            store.flush()
+            os.utime(store.root / key(data), (1_000_000_000, 1_000_000_000))
+    for data in (b"spoilt", b"torn", b"flushed, and spoilt long after"):
+        path = store.root / key(data)
+        times = path.stat().st_atime, path.stat().st_mtime
+        path.write_bytes(data[:3] if data == b"torn" else bytes(len(data)))
+        os.utime(path, times)
+    assert LocalStore(store.root).clear_parts() == 2
+    left = [key(b"flushed"), key(b"flushed, and spoilt long after"), key(b"whole")]  # the second is for `verify`
+    assert files_in(store.root) == sorted([*left, "store.json"])
+    assert LocalStore(store.root).clear_parts() == 0
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_a_flush_tells_from_when_on_files_are_looked_at(tmp_path: Path, durability: Durability) -> None:
+    store = LocalStore(tmp_path, durability)
+    assert store.id and store.clear_parts() == 0
+    assert (tmp_path / "store.json").stat().st_mtime == 0
+    before = time.time()
+    store.put(KEY, b"bytes")
+    store.flush()
+    assert before - 1 <= (tmp_path / "store.json").stat().st_mtime <= time.time()
+
+
+def test_what_others_have_in_the_directory_is_left_alone(store: LocalStore) -> None:
+    others = ["0cc175b9c0f1b6a831c399e269772661.jpg", "mine/thesis-d41d8cd98f00b204e9800998ecf8427e.txt"]
+    assert store.id  # whose time says that nothing was flushed yet
+    for name in (*others, "images/ab/photograph.jpg"):
+        path = store.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    assert store.clear_parts() == 0
+    assert files_in(store.root) == sorted([*others, "images/ab/photograph.jpg", "store.json"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such files here")
+def test_what_is_no_file_is_not_opened(store: LocalStore) -> None:
+    assert store.id
+    folder = store.root / "images" / "d4"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / f"{'d4' * 32}.png")  # whoever opens it waits for ever
+    (folder / f"{'d5' * 32}.png").symlink_to("/dev/zero")
+    assert store.clear_parts() == 0

@@ -308,6 +308,14 @@ def test_a_connection_is_used_again_though_the_body_was_not_wanted() -> None:
     assert connections_for(chunked, 3) == 1
 
 
+def test_an_idle_connection_is_let_go_of_where_handles_are_few() -> None:
+    with serving(answers(b"ok")) as server, contextlib.closing(RequestsFetcher(QUICK, "test/1.0")) as fetcher:
+        for _ in range(3):
+            fetcher.fetch(Request(url=server.url), Conditions()).close()
+            fetcher.relieve()
+        assert server.connections == 3
+
+
 def test_a_connection_with_much_left_on_it_is_closed() -> None:
     assert connections_for(answers(b"x" * 1_000_000), 3) == 3
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import pytest
+from msgspec import structs
 
 from crawler.model import Lease, Outcome, Request, Turn
 from crawler.turn import work_off
@@ -41,6 +42,19 @@ def test_each_request_waits_for_about_a_gap() -> None:
     list(work_off(turn("1", "2", "3", gap=2.0), done, may_start=may_start, clock=lambda: 100.0))
     assert starts[0] == -math.inf
     assert all(101.0 <= at <= 103.0 for at in starts[1:]) and len(starts) == 3
+
+
+def test_what_the_site_asks_for_counts_from_the_end_of_the_request_before() -> None:
+    starts: list[float] = []
+    now = [100.0]
+
+    def handle(request: Request) -> Outcome:
+        now[0] += 10.0
+        return done(request)
+
+    asking = structs.replace(turn("1", "2", gap=2.0), least_gap=2.0)
+    list(work_off(asking, handle, may_start=lambda at: not starts.append(at), clock=lambda: now[0]))  # type: ignore[func-returns-value]
+    assert starts == [-math.inf, 112.0]
 
 
 def test_without_anybody_to_ask_it_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,10 @@ POSIX_ONLY_ARGUMENTS = {"preexec_fn", "pass_fds", "process_group", "umask"}
 #: (file, function, name) → the guard that stands before it in that function.
 GUARDED = {
     ("storage.py", "_may_live", "os.kill"): 'if os.name == "nt"',
-    ("storage.py", "_find_syncfs", "ctypes.CDLL"): 'if os.name != "posix"',
+    ("sync.py", "_find_syncfs", "ctypes.CDLL"): 'if os.name != "posix"',
+    ("download/child.py", "_limit_memory", "resource"): 'if sys.platform != "linux"',
+    ("download/lean.py", "find_webp", "ctypes.CDLL"): 'if os.name != "posix"',
+    ("download/lean.py", "find_avif", "ctypes.CDLL"): 'if os.name != "posix"',
     ("engines/guests.py", "descriptors", "resource"): 'if os.name != "posix"',
 }
 

@@ -5,6 +5,13 @@ import re
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
+#: Formats whose files are named otherwise.
+_EXTENSIONS = {"jpeg": "jpg"}
+
+
+def extension_of(image_format: str) -> str:
+    """The file name extension of a format, without a dot."""
+    return _EXTENSIONS.get(image_format, image_format)
 
 
 def digest(data: bytes) -> str:

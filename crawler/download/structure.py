@@ -15,20 +15,20 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
-from crawler.download.tiff import count_pages
+from crawler.download.tiff import count_pages, page_size, piece_bytes
 from crawler.errors import InvalidImage
 
 #: Parts that one file may have: segments, chunks, blocks, boxes. More of them only cost time.
-_MAX_PARTS = 65_536
+MAX_PARTS = 65_536
 #: Passes over a JPEG's pixels; encoders need about ten, and each costs a decoder the whole canvas again.
 _MAX_SCANS = 50
 #: Bytes between two JPEG segments that belong to neither.
 _MAX_JUNK = 65_536
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _MAGIC = {
     b"\xff\xd8\xff": "jpeg",
-    _PNG_MAGIC: "png",
+    PNG_MAGIC: "png",
     b"GIF87a": "gif",
     b"GIF89a": "gif",
     b"II*\0": "tiff",
@@ -42,15 +42,19 @@ _FOREIGN_MAGIC = (
     *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\0\0\0\x0cJXL ", b"\xff\x0a"),
     *(b"\0\0\2\0", b"8BPS", b"qoif", b"DDS ", b"icns", b"v/1\1"),
 )
+#: Ways of packing that are none: plain, and with masks of colours.
+_BMP_PLAIN = frozenset({0, 3, 6})
 _BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 #: Anything in a JPEG that is a marker: not a stuffed zero, a fill byte or a restart.
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-_JPEG_END, _JPEG_SCAN = 0xD9, 0xDA
+_JPEG_END, JPEG_SCAN = 0xD9, 0xDA
 _JPEG_ALONE = frozenset({0x01, 0xD8})  # markers without a length
-_JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+_JPEG_PROGRESSIVE = frozenset({0xC2, 0xCA})
 _JPEG_OTHER_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF})
+JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA}) | _JPEG_OTHER_FRAMES
 _JPEG_METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
-_GIF_EXTENSION, _GIF_IMAGE = b"!,"
+GIF_EXTENSION, GIF_IMAGE = b"!,"
+_WEBP_ANIMATED = 0x02
 _AVIF_BOXES = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip"})
 
 
@@ -63,6 +67,8 @@ class Outline(Struct, frozen=True, kw_only=True):
     pixels: int = 0
     #: Pictures in it; 0: only the decoder can tell.
     frames: int = 1
+    #: Bytes that a decoder must keep of it at a time, besides what it gives; 0: little.
+    kept: int = 0
     #: The bytes that a decoder needs.
     picture: bytes
 
@@ -74,15 +80,19 @@ def outline(data: bytes) -> Outline:
         InvalidImage: ``not-an-image``, ``unsupported-format``, ``truncated``, ``corrupt`` or
             ``decompression-limit``.
     """
-    name = _sniff(data)
+    name = sniff(data)
     try:
         return _WALKERS[name](data)
     except (IndexError, OverflowError, struct.error) as error:
         raise InvalidImage("truncated", f"{name} ends in the middle of a part") from error
 
 
-def _sniff(data: bytes) -> str:
-    """The type by the first bytes, whatever name or header came with them."""
+def sniff(data: bytes) -> str:
+    """The type by the first bytes, whatever name or header came with them.
+
+    Raises:
+        InvalidImage: ``not-an-image`` or ``unsupported-format``.
+    """
     for magic, name in _MAGIC.items():
         if data.startswith(magic):
             return name
@@ -107,29 +117,33 @@ def _is_svg(data: bytes) -> bool:
 
 
 def _too_many(name: str) -> InvalidImage:
-    return InvalidImage("decompression-limit", f"{name} of more than {_MAX_PARTS} parts")
+    return InvalidImage("decompression-limit", f"{name} of more than {MAX_PARTS} parts")
 
 
 def _jpeg(data: bytes) -> Outline:
     """What comes before the first scan says the size; from there on all of it is picture."""
-    kept, scans, pixels = [data[:2]], 0, 0
-    for code, start, end in _jpeg_segments(data):
-        if code in _JPEG_FRAMES or code in _JPEG_OTHER_FRAMES:
-            pixels = max(pixels, _jpeg_pixels(code, data, start + 4))
-        scans += code == _JPEG_SCAN
+    kept, scans, pixels, samples, is_whole = [data[:2]], 0, 0, 0, False
+    for code, start, end in jpeg_segments(data):
+        if code in JPEG_FRAMES:
+            width, height = jpeg_size(code, data, start)
+            pixels = max(pixels, width * height)
+            samples = max(samples, _jpeg_samples(data, start, width * height))
+            is_whole |= code in _JPEG_PROGRESSIVE
+        scans += code == JPEG_SCAN
         if scans > _MAX_SCANS:
             raise InvalidImage("decompression-limit", f"JPEG of more than {_MAX_SCANS} scans")
-        if code == _JPEG_SCAN and scans == 1:
+        if code == JPEG_SCAN and scans == 1:
             kept.append(data[start:])
         elif not scans and code not in _JPEG_METADATA:
             kept.append(data[start:end])
-    return Outline(format="jpeg", pixels=pixels, picture=b"".join(kept))
+    memory = 2 * samples if is_whole or scans > 1 else 0  # each scan goes over all of it again
+    return Outline(format="jpeg", pixels=pixels, kept=memory, picture=b"".join(kept))
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of each segment up to the end marker, over the entropy-coded bytes in between."""
     at, in_header = 2, True
-    for _ in range(_MAX_PARTS):
+    for _ in range(MAX_PARTS):
         found = _JPEG_MARKER.search(data, at)
         if found is None:
             raise InvalidImage("truncated", "JPEG without its end marker")
@@ -142,22 +156,35 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if code not in _JPEG_ALONE:
             at += struct.unpack_from(">H", data, at)[0]
             yield code, start, at
-        in_header = in_header and code != _JPEG_SCAN
+        in_header = in_header and code != JPEG_SCAN
     raise _too_many("JPEG")
 
 
-def _jpeg_pixels(code: int, data: bytes, at: int) -> int:
-    """Pixels that a frame header at ``at`` asks for."""
-    precision, height, width = struct.unpack_from(">BHH", data, at)
+def jpeg_size(code: int, data: bytes, start: int) -> tuple[int, int]:
+    """Width and height by the frame header whose marker is at ``start``.
+
+    Raises:
+        InvalidImage: ``unsupported-format``, for processes and depths that browsers don't show.
+        struct.error: it is not all there.
+    """
+    precision, height, width = struct.unpack_from(">BHH", data, start + 4)
     if code in _JPEG_OTHER_FRAMES or precision != 8:
         raise InvalidImage("unsupported-format", f"JPEG process {code:02X} with {precision} bits")
-    return int(width) * int(height)
+    return width, height
+
+
+def _jpeg_samples(data: bytes, start: int, pixels: int) -> int:
+    """Samples of all components, each with as many as its factors say."""
+    number = data[start + 9]
+    factors = [data[start + 11 + 3 * index] for index in range(number)]
+    areas = [(factor >> 4) * (factor & 15) for factor in factors]
+    return pixels * sum(areas) // max([1, *areas])
 
 
 def _png(data: bytes) -> Outline:
     """Chunk by chunk to IEND, with the check sums of those that a picture can't do without."""
-    kept, at, frames, pixels = [_PNG_MAGIC], 8, 0, 0
-    for _ in range(_MAX_PARTS):
+    kept, at, frames, pixels = [PNG_MAGIC], 8, 0, 0
+    for _ in range(MAX_PARTS):
         length, kind = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
         if not kind.isalpha():
@@ -181,26 +208,26 @@ def _png(data: bytes) -> Outline:
 def _gif(data: bytes) -> Outline:
     """Block by block to the trailer; whatever else comes between two blocks ends a GIF, as it does for browsers."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    at, frames, pixels = 13 + _gif_palette(flags), 0, width * height
-    for _ in range(_MAX_PARTS):
-        if data[at] == _GIF_EXTENSION:
-            at = _after_sub_blocks(data, at + 2)
-        elif data[at] == _GIF_IMAGE:
+    at, frames, pixels = 13 + gif_palette(flags), 0, width * height
+    for _ in range(MAX_PARTS):
+        if data[at] == GIF_EXTENSION:
+            at = after_sub_blocks(data, at + 2)
+        elif data[at] == GIF_IMAGE:
             left, top, inner_width, inner_height, flags = struct.unpack_from("<4HB", data, at + 1)
             pixels = max(pixels, max(width, left + inner_width) * max(height, top + inner_height))
-            at = _after_sub_blocks(data, at + 11 + _gif_palette(flags))
+            at = after_sub_blocks(data, at + 11 + gif_palette(flags))
             frames += 1
         else:
             return Outline(format="gif", pixels=pixels, frames=max(1, frames), picture=data)
     raise _too_many("GIF")
 
 
-def _gif_palette(flags: int) -> int:
+def gif_palette(flags: int) -> int:
     """Bytes of the colour table that ``flags`` announce."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _after_sub_blocks(data: bytes, at: int) -> int:
+def after_sub_blocks(data: bytes, at: int) -> int:
     while size := data[at]:
         at += size + 1
     return at + 1
@@ -212,9 +239,11 @@ def _webp(data: bytes) -> Outline:
     if stop > len(data):
         raise InvalidImage("truncated", f"WebP of {stop} bytes, {len(data)} are there")
     frames, at = 0, 12
-    for _ in range(_MAX_PARTS):
+    for _ in range(MAX_PARTS):
         if at + 8 > stop:
-            return Outline(format="webp", pixels=_webp_pixels(data), frames=max(1, frames), picture=data[:stop])
+            width, height = webp_size(data)
+            frames = max(1, frames) if is_webp_animation(data) else 1
+            return Outline(format="webp", pixels=width * height, frames=frames, picture=data[:stop])
         kind, length = struct.unpack_from("<4sI", data, at)
         if at + 8 + length > stop:
             raise InvalidImage("truncated", f"WebP ends in its chunk {kind!r}")
@@ -223,23 +252,60 @@ def _webp(data: bytes) -> Outline:
     raise _too_many("WebP")
 
 
-def _webp_pixels(data: bytes) -> int:
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the canvas, by the first 30 bytes.
+
+    Raises:
+        InvalidImage: ``corrupt``.
+        struct.error: there are less.
+    """
     kind = data[12:16]
     if kind == b"VP8X":
-        return (int.from_bytes(data[24:27], "little") + 1) * (int.from_bytes(data[27:30], "little") + 1)
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
     if kind == b"VP8L":
         bits = int.from_bytes(data[21:25], "little")
-        return ((bits & 0x3FFF) + 1) * ((bits >> 14 & 0x3FFF) + 1)
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     if kind == b"VP8 ":
         width, height = struct.unpack_from("<HH", data, 26)
-        return int(width & 0x3FFF) * int(height & 0x3FFF)
+        return width & 0x3FFF, height & 0x3FFF
     raise InvalidImage("corrupt", f"WebP begins with chunk {kind!r}")
+
+
+def is_webp_animation(data: bytes) -> bool:
+    """Whether its first chunk says so; where it does not, frames are ignored."""
+    return data[12:16] == b"VP8X" and bool(data[20] & _WEBP_ANIMATED)
+
+
+def webp_frames(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Each frame of an animation, or all of a still, with its width and height.
+
+    Raises:
+        InvalidImage: ``corrupt``: no frame, or one outside the canvas.
+        struct.error: a chunk lies outside the file.
+    """
+    width, height = webp_size(data)
+    if not is_webp_animation(data):
+        yield data, width, height
+        return
+    at, frames = 12, 0
+    while at + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, at)
+        if kind == b"ANMF":
+            frame = data[at + 8 : at + 8 + length]
+            left, top, right, bottom = (int.from_bytes(frame[n : n + 3], "little") for n in (0, 3, 6, 9))
+            if 2 * left + right >= width or 2 * top + bottom >= height:
+                raise InvalidImage("corrupt", "WebP with a frame outside its canvas")
+            yield frame[16:], right + 1, bottom + 1
+            frames += 1
+        at += 8 + length + length % 2
+    if not frames:
+        raise InvalidImage("corrupt", "WebP animation without a frame")
 
 
 def _avif(data: bytes) -> Outline:
     """Top-level box by box; bytes after the last one we know are a tail that readers ignore."""
     at = 0
-    for _ in range(_MAX_PARTS):
+    for _ in range(MAX_PARTS):
         kind = data[at + 4 : at + 8]
         if kind not in _AVIF_BOXES:
             return Outline(format="avif", frames=0, picture=data)
@@ -257,13 +323,25 @@ def _avif(data: bytes) -> Outline:
 
 
 def _bmp(data: bytes) -> Outline:
-    layout = "<HH" if data[14] == 12 else "<ii"
-    width, height = struct.unpack_from(layout, data, 18)
-    return Outline(format="bmp", pixels=abs(width * height), picture=data)
+    width, height = bmp_size(data)
+    start, header = struct.unpack_from("<I", data, 10)[0], data[14]
+    bits = struct.unpack_from("<H", data, 24 if header == 12 else 28)[0]
+    packing = 0 if header == 12 else struct.unpack_from("<I", data, 30)[0]
+    if packing in _BMP_PLAIN and start + (width * bits + 31) // 32 * 4 * height > len(data) + 3:  # the last padding
+        raise InvalidImage("truncated", f"BMP of {width}x{height} pixels in {len(data)} bytes")
+    return Outline(format="bmp", pixels=width * height, picture=data)
+
+
+def bmp_size(data: bytes) -> tuple[int, int]:
+    """Width and height, by the first 26 bytes; raises `struct.error` where there are less."""
+    width, height = struct.unpack_from("<HH" if data[14] == 12 else "<ii", data, 18)
+    return abs(width), abs(height)
 
 
 def _tiff(data: bytes) -> Outline:
-    return Outline(format="tiff", frames=count_pages(data, _MAX_PARTS), picture=data)
+    frames = count_pages(data, MAX_PARTS)
+    width, height = page_size(data)
+    return Outline(format="tiff", pixels=width * height, frames=frames, kept=piece_bytes(data), picture=data)
 
 
 def _ico(data: bytes) -> Outline:
@@ -273,7 +351,7 @@ def _ico(data: bytes) -> Outline:
         length, offset = struct.unpack_from("<II", data, 6 + 16 * index + 8)
         if offset + length > len(data):
             raise InvalidImage("truncated", f"ICO ends in its image {index + 1}")
-        if data.startswith(_PNG_MAGIC, offset):
+        if data.startswith(PNG_MAGIC, offset):
             width, height = struct.unpack_from(">II", data, offset + 16)
         else:
             width, height = struct.unpack_from("<ii", data, offset + 4)

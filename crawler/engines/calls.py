@@ -27,6 +27,8 @@ from crawler.model import (
     RobotsRules,
     Verdict,
 )
+from crawler.paths import is_picture
+from crawler.urls import is_spelled
 
 #: Registered names, and thereby identifiers, of the two queues; they outlive a restart of the master.
 TASKS = "get_task_queue"
@@ -212,6 +214,9 @@ def _checked(raws: tuple[Raw, ...]) -> Iterator[Outcome]:
         room -= len(outcome.discovered)
         if room < 0:
             raise ValueError(f"a call brings more than {MAX_FOUND} requests")
+        for request in outcome.discovered if outcome.successor is None else (*outcome.discovered, outcome.successor):
+            if not (is_spelled(request.url) and is_spelled(request.fallback)):
+                raise ValueError("a request's URL is none")
         for part in _parts(outcome) if memoryview(raw).nbytes > _UNSUSPECTED else ():
             _check_size(part)
         if outcome.record is not None:
@@ -241,15 +246,15 @@ def _check_size(part: Outcome | Request | RobotsRules | ImageRecord) -> None:
         raise ValueError(f"the {type(part).__name__} is too long")
 
 
-#: Store, format, final URL, hash and path of a record, a line each; a path follows from the hash.
-_RECORD = re.compile(
-    r"(?:[0-9a-f]{16})?\n[a-z0-9]{0,16}\n(?:https?://[!-;=?-~]*)?\n"
-    r"(?:(?:[0-9a-f]{64})?\n|(([0-9a-f]{2})[0-9a-f]{62})\nimages/\2/\1\.[a-z0-9]{1,8})"
-)
+#: Store, format, final URL and hash of a record, a line each.
+_RECORD = re.compile(r"(?:[0-9a-f]{16})?\n[a-z0-9]{0,16}\n(?:[0-9a-f]{64})?")
 
 
 def _check_record(record: ImageRecord) -> None:
     """Refuse what no downloader of ours writes: people join paths from the manifest, and programs read its rows."""
-    fields = (record.store, record.format, record.final_url, record.sha256, record.path)
-    if not _RECORD.fullmatch("\n".join(fields)):
+    path, url = record.path, record.final_url
+    is_sound = (not path or is_picture(path, record.sha256)) and (
+        not url or (url.startswith(("http://", "https://")) and is_spelled(url))
+    )
+    if not is_sound or not _RECORD.fullmatch(f"{record.store}\n{record.format}\n{record.sha256}"):
         raise ValueError("a field of the record is not what a downloader writes")

@@ -29,6 +29,7 @@ from crawler.model import (
     Request,
     Verdict,
 )
+from crawler.paths import is_safe
 
 log = logging.getLogger(__name__)
 
@@ -356,7 +357,10 @@ class RemoteFrontier:
         return self._tasks.extend(worker, tokens, seconds)
 
     def complete(self, worker: str, outcomes: Sequence[Outcome], ended_turns: Sequence[str]) -> tuple[Verdict, ...]:
-        return self._results.put(worker, outcomes, ended_turns)
+        verdicts: tuple[Verdict, ...] = self._results.put(worker, outcomes, ended_turns)
+        if not all(is_safe(verdict.path) for verdict in verdicts if verdict.path):
+            raise MessageError("the master names a path that no store has")
+        return verdicts
 
     def records(self, after: int, limit: int) -> tuple[tuple[int, ImageRecord], ...]:
         return self._results.records(after, limit)

@@ -1,7 +1,8 @@
-"""Putting failed requests back: they wait as if they had been found just now.
+"""Putting requests back, failed ones or those whose file is lost: they wait as if they had been found just now.
 
 Done in the file of a crawl that nobody works at, in one transaction and by SQLite itself, so that millions are no
-matter and a kill leaves all of it or nothing. Their records go at once: a request that waits has none.
+matter and a kill leaves all of it or nothing. Their records go at once, but for those that tell where a file is which
+was saved before a refresh: these stay until the next verdict.
 """
 
 import sqlite3
@@ -14,12 +15,13 @@ from typing import NamedTuple
 import msgspec
 
 from crawler.frontier.conduct import Conduct
+from crawler.frontier.identity import place_of
 from crawler.frontier.judge import anew
-from crawler.frontier.ledger import FAILED, KINDS, WAITING, place_of
+from crawler.frontier.ledger import FAILED, KINDS, WAITING
 from crawler.frontier.politeness import MAX_WAIT
 from crawler.frontier.soundness import MARK
 from crawler.frontier.tables import disk_errors, open_tables
-from crawler.model import Kind, Request, RobotsRules
+from crawler.model import ImageRecord, Kind, Request, RobotsRules
 from crawler.urls import host_key, origin
 
 #: Told which records stay as they are: so many, the first ones; and the number of the last of all.
@@ -30,6 +32,7 @@ _PAGE = 1_000
 _ROBOTS = KINDS.index("robots")
 
 _REQUEST = msgspec.json.Decoder(Request)
+_RECORD = msgspec.json.Decoder(ImageRecord)
 _RULES = msgspec.json.Decoder(RobotsRules)
 _CONDUCT = msgspec.json.Decoder(Conduct)
 _encode = msgspec.json.Encoder().encode
@@ -46,15 +49,28 @@ _FAILED_FILES = (
 )
 _IN_SHUT = "origin IN (SELECT value FROM json_each(:shut))"
 _AGAIN = "id IN (SELECT id FROM temp.again)"
-_GONE = "seq IN (SELECT record FROM request WHERE id IN (SELECT id FROM temp.again))"
+_GONE = "seq IN (SELECT record FROM temp.again WHERE NOT has_file)"
 _REDIRECTED = (
     "SELECT id, data FROM request_data WHERE id > ? AND id IN (SELECT id FROM temp.again)"
     " AND instr(data, CAST('\"target\":' AS BLOB)) ORDER BY id LIMIT ?"
 )
+_BACK_HOME = "UPDATE request SET origin = (SELECT id FROM origin WHERE name = ?) WHERE id = ?"
+#: What was chosen, with its record, and whether that is one that stays (`crawler.frontier.history.has_file`).
+_CHOSEN_ROWS = "CREATE TEMP TABLE again (id INTEGER PRIMARY KEY, record INTEGER NOT NULL, has_file INTEGER NOT NULL)"
+_HAS_FILE = (
+    'COALESCE((SELECT instr(data, CAST(\'"path":"images/\' AS BLOB)) > 0 FROM record_data'
+    " WHERE seq = request.record), 0)"
+)
 _REVIVE = (
-    "UPDATE request SET state = ?, attempts = 0, not_before = 0.0, reason = '', record = 0"
+    "UPDATE request SET state = ?, attempts = 0, not_before = 0.0, reason = ?,"
+    " record = (SELECT record * has_file FROM temp.again WHERE again.id = request.id)"
     " WHERE id IN (SELECT id FROM temp.again)"
 )
+
+
+#: Bytes that are no first copy any more are found no more.
+_FORGET_COPIES = f"DELETE FROM copy_index WHERE key IN (SELECT copy FROM record WHERE copy NOTNULL AND {_GONE})"  # noqa: S608
+_SAVED = "SELECT request, seq, data FROM record JOIN record_data USING (seq)"
 
 
 class PutBack(NamedTuple):
@@ -94,13 +110,31 @@ def put_back(
         left = putting.choose(patience)
         requests, others = putting.count()
         if requests:
-            database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (MARK, b"1"))
-            before(*putting.untouched())
-            with database:
-                database.execute("BEGIN IMMEDIATE")
-                putting.change()
+            _change(database, putting, before, "")
         (is_waiting,) = database.execute("SELECT EXISTS (SELECT 1 FROM request WHERE state = ?)", (WAITING,)).fetchone()
     return PutBack(requests, others, left, bool(is_waiting))
+
+
+def put_back_lost(path: Path, is_lost: Callable[[str, str], bool], *, wall: float, before: BeforeChange) -> int:
+    """Put back every image whose record names a file that is lost, be it that of a first copy; returns how many.
+
+    Those that wait already, in a refresh, wait without their record then: they are fetched, whatever has not changed.
+    The arguments are those of `put_back`; ``is_lost`` is asked about store and path. Raises `DiskError`.
+    """
+    with disk_errors(str(path)), closing(open_tables(path)) as database:
+        putting = _Putting(database, wall, lambda reason: False)
+        number = putting.choose_lost(is_lost)
+        if number:
+            _change(database, putting, before, "lost-file")
+    return number
+
+
+def _change(database: sqlite3.Connection, putting: "_Putting", before: BeforeChange, reason: str) -> None:
+    database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (MARK, b"1"))
+    before(*putting.untouched())
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        putting.change(reason)
 
 
 class _Putting:
@@ -127,13 +161,20 @@ class _Putting:
         values = {"failed": FAILED, "robots": _ROBOTS, "reasons": _json(self._reasons), "shut": _json(shut)}
         files = [_REQUEST.decode(data) for (data,) in self._db.execute(_FAILED_FILES, values)]
         values["unread"] = _json(self._numbers.get(origin(file.url), 0) for file in files)
-        self._db.execute("CREATE TEMP TABLE again (id INTEGER PRIMARY KEY)")
-        self._db.execute(f"INSERT INTO temp.again SELECT id {_CHOSEN} AND NOT {_IN_SHUT}", values)
+        self._db.execute(_CHOSEN_ROWS)
+        self._db.execute(f"INSERT INTO temp.again SELECT id, record, {_HAS_FILE} {_CHOSEN} AND NOT {_IN_SHUT}", values)
         left: Counter[str] = Counter()
         query = f"SELECT origin, COUNT(*) {_CHOSEN} AND {_IN_SHUT} GROUP BY origin"
         for number, requests in self._db.execute(query, values):
             left[shut[number]] += requests
         return {host: (number, waits[host]) for host, number in left.most_common()}
+
+    def choose_lost(self, is_lost: Callable[[str, str], bool]) -> int:
+        """Note the images whose file is lost; returns how many."""
+        self._db.execute(_CHOSEN_ROWS)
+        saved = ((row, seq, _RECORD.decode(data)) for row, seq, data in self._db.execute(_SAVED))
+        lost = ((row, seq) for row, seq, record in saved if record.path and is_lost(record.store, record.path))
+        return self._db.executemany("INSERT INTO temp.again VALUES (?, ?, 0)", lost).rowcount
 
     def count(self) -> tuple[dict[tuple[Kind, str], int], dict[str, int]]:
         """What was chosen, by kind and reason; and by reason what was not meant."""
@@ -157,37 +198,25 @@ class _Putting:
         ).fetchone()
         return number, last
 
-    def change(self) -> None:
-        """All of it, within a transaction."""
+    def change(self, reason: str) -> None:
+        """All of it, within a transaction; ``reason`` is what is known of the last attempt."""
         touched = {number for (number,) in self._db.execute(f"SELECT DISTINCT origin FROM request WHERE {_AGAIN}")}  # noqa: S608
         refused = self._db.execute(
             f"SELECT DISTINCT origin FROM request WHERE {_AGAIN} AND reason IN ('robots', 'opted-out')"  # noqa: S608
         )
         doubtful = {number for (number,) in refused}
+        self._db.execute(_FORGET_COPIES)
         self._db.execute(f"DELETE FROM record_data WHERE {_GONE}")  # noqa: S608
         self._db.execute(f"DELETE FROM record WHERE {_GONE}")  # noqa: S608
-        self._db.execute(_REVIVE, (WAITING,))
-        touched |= self._forget_redirects()
+        self._db.execute(_REVIVE, (WAITING, reason))
+        for place in forget_redirects(self._db):
+            touched.add(self._number_of(place))
         self._doubt_rules(touched, doubtful)
         self._look_at_hosts({host_key(name) for number in touched if (name := self._names[number])})
 
-    def _forget_redirects(self) -> set[int]:
-        """Have each begin at its own URL; returns the origins of those."""
-        touched, last = set(), 0
-        while rows := self._db.execute(_REDIRECTED, (last, _PAGE)).fetchall():
-            last = rows[-1][0]
-            for row, data in rows:
-                request = anew(_REQUEST.decode(data))
-                number = self._number_of(place_of(request))
-                touched.add(number)
-                self._db.execute("UPDATE request SET origin = ? WHERE id = ?", (number, row))
-                self._db.execute("UPDATE request_data SET data = ? WHERE id = ?", (_encode(request), row))
-        return touched
-
     def _number_of(self, name: str) -> int:
-        """An origin's; nobody has seen it before if its only requests were found as redirected ones."""
-        if name not in self._numbers:
-            number = self._db.execute("INSERT INTO origin (name) VALUES (?)", (name,)).lastrowid or 0
+        if name not in self._numbers:  # its only requests were found as redirected ones
+            (number,) = self._db.execute("SELECT id FROM origin WHERE name = ?", (name,)).fetchone()
             self._numbers[name], self._names[number] = number, name
         return self._numbers[name]
 
@@ -208,6 +237,23 @@ class _Putting:
             if known is not None and known.outages:
                 looked_at = msgspec.structs.replace(known, outages=1, blocked_until=0.0)
                 self._db.execute("UPDATE host SET state = ? WHERE name = ?", (_encode(looked_at), host))
+
+
+def forget_redirects(database: sqlite3.Connection) -> set[str]:
+    """Have each request of the table ``temp.again`` begin at its own URL; returns the origins of those."""
+    places: set[str] = set()
+    last = 0
+    while rows := database.execute(_REDIRECTED, (last, _PAGE)).fetchall():
+        last = rows[-1][0]
+        for row, data in rows:
+            request = anew(_REQUEST.decode(data))
+            place = place_of(request)
+            if place not in places:
+                database.execute("INSERT OR IGNORE INTO origin (name) VALUES (?)", (place,))
+                places.add(place)
+            database.execute(_BACK_HOME, (place, row))
+            database.execute("UPDATE request_data SET data = ? WHERE id = ?", (_encode(request), row))
+    return places
 
 
 def _json(values: Iterable[object]) -> str:

@@ -8,6 +8,9 @@ Promises of every implementation, held by one contract test (``tests/frontier/te
   requests and record in one transaction: all of it or nothing.
 * A leased request comes back to the queue when its time is up, or ends as ``poison`` after too many deliveries
   without a verdict. The first verdict wins; later ones are ``duplicate`` and change nothing.
+* A record holds until another verdict on its request replaces it, also while a refresh has the request wait again.
+  Of all records of the same bytes one is a success, at any time. What is known of a request comes with its lease, from
+  the frontier's own rows.
 * A host has one `Turn` at a time (``per_host`` with gap 0), and the next turn starts no earlier than a gap after
   the end, or the expiry, of the last.
 * What comes back, released or lost, is served before what never was on loan, in the order of the crawl.
@@ -24,7 +27,7 @@ from typing import Any, Protocol
 from crawler.model import About, FrontierStats, Grant, ImageRecord, Kind, Outcome, Renewal, Request, Verdict
 
 #: Version of the eight methods and their data. Worker and frontier must agree on it.
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 class Frontier(Protocol):

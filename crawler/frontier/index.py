@@ -5,6 +5,8 @@ from collections.abc import Collection
 
 import msgspec
 
+from crawler.frontier.bulk import Bulk, write_rows
+
 #: Keys that gather in memory, some 140 bytes each, before they are written.
 GATHERED = 2**16
 
@@ -24,7 +26,7 @@ class Index:
 
     def __init__(self, database: sqlite3.Connection, name: str, newer: str) -> None:
         self._find = f"SELECT key, row FROM {name} WHERE key IN (SELECT value FROM json_each(?))"  # noqa: S608  # ours
-        self._write = f"INSERT OR REPLACE INTO {name} VALUES (?,?)"  # noqa: S608
+        self._write = Bulk(f"INSERT OR REPLACE INTO {name} VALUES ", "(?,?)")  # noqa: S608
         self._database, self._name = database, name
         self._newer: dict[int, int] = dict(database.execute(newer, (written(database, name),)))
         #: Keys of the transaction under way, with the rows that they had before; and whether it writes.
@@ -45,10 +47,16 @@ class Index:
         self._fresh.append((key, self._newer.get(key)))
         self._newer[key] = row
 
+    def remove(self, key: int) -> None:
+        """Forget a key at once, within a transaction; nothing happens where it is not known."""
+        self._database.execute(f"DELETE FROM {self._name} WHERE key = ?", (key,))  # noqa: S608  # ours
+        if key in self._newer:
+            self._fresh.append((key, self._newer.pop(key)))
+
     def write(self, last: int) -> None:
         """Write what has gathered, if it is enough, at the end of a transaction; ``last`` is the last row there is."""
         if len(self._newer) >= GATHERED:
-            self._database.executemany(self._write, sorted(self._newer.items()))
+            write_rows(self._database, self._write, sorted(self._newer.items()))
             self._database.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (self._name, str(last).encode()))
             self._is_writing = True
 
@@ -63,7 +71,7 @@ class Index:
         """The transaction did not happen."""
         for key, before in reversed(self._fresh):
             if before is None:
-                del self._newer[key]
+                self._newer.pop(key, None)
             else:
                 self._newer[key] = before
         self._fresh.clear()

@@ -100,14 +100,18 @@ class Journal:
         return self._is_broken or self._size > _COMPACT_AT
 
     def restart(self, turns: Iterable[LeasedTurn], losses: dict[int, int]) -> None:
-        """Begin the file anew with what is open."""
+        """Begin the file anew with what is open; without any there is none."""
         self.close()
         if self._path is None:
             return
+        lines = _lines([*turns, *([Lost(rows=losses)] if losses else [])])
         fresh = self._path.with_suffix(".new")
         try:
-            fresh.write_bytes(_lines([*turns, *([Lost(rows=losses)] if losses else [])]))
-            fresh.replace(self._path)
+            if lines:
+                fresh.write_bytes(lines)
+                fresh.replace(self._path)
+            else:
+                self._path.unlink(missing_ok=True)
         except OSError as error:
             self._warn(error)
         else:

@@ -12,11 +12,14 @@ import msgspec
 from crawler.frontier import politeness
 from crawler.frontier.budget import Budget
 from crawler.frontier.conduct import Conduct, is_news, learn
-from crawler.frontier.hosts import Host, Origin
-from crawler.frontier.ledger import WAITING, Entry, Ledger, sound_place
+from crawler.frontier.history import History, is_still_dropped, kept, repeated
+from crawler.frontier.hosts import Host
+from crawler.frontier.identity import sound_place
+from crawler.frontier.ledger import WAITING, Entry
 from crawler.frontier.politeness import Policy
 from crawler.frontier.schedule import Schedule
 from crawler.frontier.tally import Tally
+from crawler.known import PIN_MISMATCH, quarantined
 from crawler.model import FOUND, REASONS, ImageRecord, Outcome, Request, RobotsRules, Verdict, VerdictState, describe
 from crawler.urls import host_key, origin
 
@@ -30,6 +33,9 @@ _WISHES = frozenset({"robots", "opted-out", "filtered", "too-small"})
 _MAX_SITEMAPS = 100
 #: What holds for an origin whose robots.txt could not be had, for an hour.
 _UNREACHABLE = RobotsRules(reachable=False, lifetime=3_600.0)
+
+#: Answer to a request for a picture that is known: it is still the same (RFC 9110 §15.4.5).
+_NOT_MODIFIED = 304
 
 _found = attrgetter(*FOUND)
 _HTTP_REASON = re.compile(r"http-[1-9][0-9][0-9]")
@@ -64,7 +70,8 @@ def verdict_on(entry: Entry | None, outcome: Outcome, *, is_held: bool, is_judge
 
 def told(state: VerdictState, record: ImageRecord, *, is_spare: bool) -> Verdict:
     """The answer to the worker whose outcome led to ``record``."""
-    store, path = (record.store, record.path) if record.status == "duplicate" else ("", "")
+    is_elsewhere = record.status == "duplicate" or record.change == "unchanged"
+    store, path = (record.store, record.path) if is_elsewhere else ("", "")
     return Verdict(
         state=state,
         status=record.status,
@@ -73,6 +80,7 @@ def told(state: VerdictState, record: ImageRecord, *, is_spare: bool) -> Verdict
         path=path,
         attempts=record.attempts,
         is_spare=is_spare,
+        change=record.change,
     )
 
 
@@ -92,7 +100,7 @@ class Judge:
     def __init__(
         self,
         policy: Policy,
-        ledger: Ledger,
+        ledger: History,
         schedule: Schedule,
         tally: Tally,
         budget: Budget,
@@ -106,19 +114,25 @@ class Judge:
         self._tally = tally
         self._budget = budget
         self._wall, self._dice = wall, dice
+        #: Store and SHA-256 of files that workers were told to put in quarantine.
+        self._set_aside: set[tuple[str, str]] = set()
 
     def queue(self, entry: Entry, *, returned: bool = False) -> None:
         """Queue a waiting request in memory; a returned one goes first."""
         request = entry.request
-        self._schedule.add(self._place(entry), request.kind, entry.row, request.priority, returned=returned)
+        self._schedule.add(
+            self._schedule.origin(entry.place), request.kind, entry.row, request.priority, returned=returned
+        )
 
     def apply(self, entry: Entry, outcome: Outcome, worker: str, now: float) -> Ruling:
         """Write one outcome to the ledger; `learn` comes before it."""
+        if outcome.status == "done" and self._leans_on_quarantine(outcome):
+            return self._retry(entry, Outcome(status="retry", reason="lost-file"), worker, now)
         if outcome.status == "done":
             return self.finish(entry, outcome.reason, outcome, worker, now)
         if outcome.status == "released":
             # What found nobody goes behind the others: they may be at another port, or look up another name.
-            return Ruling(entry, partial(self.queue, entry, returned=not outcome.down))
+            return Ruling(entry, partial(self.queue, entry, returned=outcome.down in ("", "disk")))
         if outcome.status == "moved":
             return self._move(entry, outcome, worker, now)
         return self._retry(entry, outcome, worker, now)
@@ -130,7 +144,7 @@ class Judge:
         """
         known: dict[Host, Conduct] = {}
         for row, (entry, outcome) in judged.items():
-            host = self._place(entry).host
+            host = self._schedule.origin(entry.place).host
             known[host] = learn(known.get(host, host.conduct), outcome, row, now, self._dice())
             if outcome.down == "host" and outcome.status == "retry" and known[host].outages:
                 judged[row] = entry, Outcome(status="released", token=outcome.token, down="host")
@@ -180,7 +194,7 @@ class Judge:
             delay = 0.0 if outcome.overloaded else politeness.retry_delay(attempts, self._dice())
         delay = min(delay, politeness.MAX_WAIT)
         self._ledger.requeue(entry.row, attempts, not_before=self._wall() + delay, reason=outcome.reason)
-        place, request = self._place(entry), entry.request
+        place, request = self._schedule.origin(entry.place), entry.request
         defer = partial(self._schedule.defer, place, request.kind, entry.row, request.priority, now + delay)
         return Ruling(entry, defer)
 
@@ -210,14 +224,15 @@ class Judge:
         if reason and reason not in REASONS and not _HTTP_REASON.fullmatch(reason):
             reason = "internal"
         if request.kind == "image":
-            ruling.record = self._record(entry, reason, outcome.record, worker)
-            reason = ruling.record.reason
-            number = self._ledger.record(entry, ruling.record)
+            number = self._write_record(ruling, reason, outcome, worker)
+            reason = ruling.reason
         elif request.kind == "robots":
             rules, place = outcome.robots or _UNREACHABLE, self._schedule.origin(origin(request.url))
             lifetime = politeness.rules_lifetime(rules.lifetime, self._schedule.gap(place.host))
             self._ledger.save_rules(place.name, rules, self._wall() + lifetime)
             ruling.effect = partial(self._schedule.set_rules, place, rules, now + lifetime)
+        elif outcome.seen is not None and not reason:
+            self._ledger.saw(entry.row, outcome.seen)
         self._ledger.settle(entry.row, reason, number)
         if reason:
             ruling.reason = reason
@@ -232,32 +247,87 @@ class Judge:
             ruling.effect()
         if ruling.is_final:
             self._tally.settle(ruling.entry.request, ruling.reason, ruling.record)
-            self._budget.settle(self._place(ruling.entry).host, ruling.entry.request.kind)
+            self._budget.settle(self._schedule.origin(ruling.entry.place).host, ruling.entry.request.kind)
 
-    def _record(self, entry: Entry, reason: str, record: ImageRecord | None, worker: str) -> ImageRecord:
-        """The manifest row: what the worker measured, under what the frontier itself knows of the request."""
+    def _write_record(self, ruling: Ruling, reason: str, outcome: Outcome, worker: str) -> int:
+        """The manifest row of an image, in place of the one that it had; returns its number."""
+        ledger = self._ledger
+        entry, before = ledger.before(ruling.entry)
+        record, reason = self._measured(entry.request, reason, outcome.record, before)
+        is_same = not reason and before is not None and (before.status, before.sha256) == ("success", record.sha256)
+        first: tuple[str, str] | None = None
+        if before is not None and is_same:
+            ledger.renew(before)
+            phash = record.phash or before.phash
+            record = msgspec.structs.replace(record, store=before.store, path=before.path, phash=phash)
+        elif before is not None and not reason and is_still_dropped(record, before):
+            first = before.store, before.path
+        else:
+            promoted = ledger.retire(before) if before is not None else None
+            if promoted is not None and not promoted.is_waiting:
+                ruling.effect = partial(self._tally.promote, promoted.record)
+            first = ledger.first_copy(record.sha256) if not reason else None
+        record = self._row(entry, reason, record, first, worker)
+        if reason == PIN_MISMATCH and outcome.record is not None:
+            self._set_aside.add((outcome.record.store, outcome.record.sha256))
+        if not reason and record.store not in self._tally.stores:
+            ledger.add_store(record.store, worker)
+        if before is not None and is_still_dropped(record, before):
+            record = msgspec.structs.replace(record, near=before.near)
+        if change := ledger.change(before, record):
+            record = msgspec.structs.replace(record, change=change)
+        if before is not None and change in ("changed", "gone"):
+            _log.info("%s: %s (the file before stays: %s)", change, record.url, before.path)
+        ruling.record, ruling.reason = record, reason
+        return ledger.record(entry, record)
+
+    def _measured(
+        self, request: Request, reason: str, record: ImageRecord | None, before: ImageRecord | None
+    ) -> tuple[ImageRecord, str]:
+        """What there is to be said of the bytes, and why they are none that count."""
+        if record is None:
+            record, reason = describe(request), reason or "internal"
+        if not reason and record.http_status == _NOT_MODIFIED:
+            record = repeated(record, before) if before is not None else kept(record, None)
+            reason = "" if record.sha256 else f"http-{_NOT_MODIFIED}"
+        if not reason and not record.sha256:
+            reason = "internal"
+        is_wrong = not reason and not self._ledger.permits(request.url, record.sha256)
+        if is_wrong and is_still_dropped(record, before):  # the file is another picture's
+            return kept(record, before), PIN_MISMATCH
+        if is_wrong:
+            return msgspec.structs.replace(record, path=quarantined(record.path)), PIN_MISMATCH
+        if reason:
+            record = kept(record, before)
+        return record, reason
+
+    def _leans_on_quarantine(self, outcome: Outcome) -> bool:
+        """Whether a file was found to be there already that a worker was told to put in quarantine meanwhile."""
+        record = outcome.record
+        if record is None or outcome.reason or outcome.stored or not self._set_aside:
+            return False
+        is_moved = (record.store, record.sha256) in self._set_aside and record.http_status != _NOT_MODIFIED
+        return is_moved and self._ledger.first_copy(record.sha256) is None
+
+    def _row(
+        self, entry: Entry, reason: str, record: ImageRecord, first: tuple[str, str] | None, worker: str
+    ) -> ImageRecord:
+        """The row: what the worker measured, under what the frontier itself knows of the request."""
         request = entry.request
-        if record is None or (not reason and not record.sha256):
-            record, reason = record or describe(request), reason or "internal"
-        first = self._ledger.first_copy(record.sha256) if not reason else None
         store, path = first or (record.store, record.path)
-        if not reason and store not in self._tally.stores:
-            self._ledger.add_store(store, worker)
         found = _found(request)
-        if _found(record) != found:  # a worker's own words
-            record = msgspec.structs.replace(record, **dict(zip(FOUND, found, strict=True)))
+        own_words = {} if _found(record) == found else dict(zip(FOUND, found, strict=True))
         return msgspec.structs.replace(
             record,
+            **own_words,
             url=request.url,
             page_url=request.referrer,
             status="failed" if reason else "duplicate" if first else "success",
             reason=reason,
             store=store,
             path=path,
+            near="",
             attempts=entry.attempts + bool(worker),
             worker=worker,
             fetched_at=record.fetched_at or self._wall(),
         )
-
-    def _place(self, entry: Entry) -> Origin:
-        return self._schedule.origin(entry.place)

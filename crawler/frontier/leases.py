@@ -172,7 +172,7 @@ class Leases:
 
     def _seal(self, row: int, turn: str, worker: str) -> str:
         text = f"{row}.{turn}.{worker}".encode(errors="surrogatepass")
-        return blake2b(text, key=self._secret, digest_size=8).hexdigest()
+        return blake2b(self._secret + text, digest_size=8).hexdigest()
 
 
 def _note(turn: OpenTurn) -> LeasedTurn:

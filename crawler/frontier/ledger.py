@@ -6,23 +6,21 @@ ten million URLs meet by chance with probability 3e-6. Not thread-safe: the fron
 """
 
 import logging
-import re
 import secrets
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from crawler.frontier.bulk import Bulk, write_rows
 from crawler.frontier.conduct import Conduct
+from crawler.frontier.identity import key_of, name_of, place_of, sound_place
 from crawler.frontier.index import Index
 from crawler.frontier.tables import disk_errors, open_tables
 from crawler.model import ImageRecord, Kind, Request, RobotsRules
-from crawler.urls import MAX_URL_LENGTH, origin
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +82,7 @@ class Ledger:
         self._names: dict[int, str] = {}
         self._new_origins: list[str] = []
         #: What a transaction is to write at its end: statement → its rows.
-        self._due: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
+        self._due: defaultdict[str | Bulk, list[tuple[Any, ...]]] = defaultdict(list)
         #: First copies that a transaction has asked for: SHA-256 → store and path; None: there is none.
         self._copies: dict[str, tuple[str, str] | None] = {}
         self._keys: dict[str, int] = {}
@@ -118,8 +116,7 @@ class Ledger:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                for statement, rows in self._due.items():
-                    self._db.executemany(statement, rows)
+                self.flush()
                 self._requests.write(self._last)
                 self._firsts.write(self._last_record)
                 self._db.execute("COMMIT")
@@ -134,6 +131,12 @@ class Ledger:
                 raise
             self._requests.committed()
             self._firsts.committed()
+
+    def flush(self) -> None:
+        """Write what a transaction has gathered so far, for those reads that are to see it."""
+        for statement, rows in self._due.items():
+            write_rows(self._db, statement, rows)
+        self._due.clear()
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and let go of it."""
@@ -170,9 +173,15 @@ class Ledger:
         """The entries of those rows."""
         names = self._names
         return {
-            row: Entry(row, _REQUEST.decode(data), state, attempts, reason, names[place], record)
-            for row, data, state, attempts, reason, place, record in self._rows(_SELECT_BY_ROW, _json(list(rows)))
+            row: Entry(row, request, state, attempts, reason, names[place], record)
+            for row, request, state, attempts, place, record, reason in self._get(rows)
         }
+
+    def _get(self, rows: Sequence[int]) -> Iterator[tuple[int, Request, int, int, int, int, str]]:
+        """A page of rows comes as one text: see `crawler.frontier.bulk` for why."""
+        for start in range(0, len(rows), _PAGE):
+            ((found,),) = self._rows(_SELECT_BY_ROW, _json(list(rows[start : start + _PAGE])))
+            yield from _ROWS.decode(f"[{found or ''}]")
 
     def settle(self, row: int, reason: str, record: int = 0) -> None:
         """A request's final state: done, or failed with a reason; and the number of its manifest row."""
@@ -229,20 +238,21 @@ class Ledger:
             self.recall_copies([sha256])
         return self._copies[sha256]
 
-    def store_of(self, sha256: str) -> str:
-        """The store that has the first copy of these bytes; empty where there is none."""
+    def place_of(self, sha256: str) -> tuple[str, str]:
+        """Store and path of the first copy of these bytes; empty where there is none."""
         row = self._firsts.find([key := self._key(sha256)]).get(key, 0)
-        found = self._rows("SELECT store FROM record WHERE seq = ?", row)
-        return str(found[0][0]) if found else ""
+        found = [_RECORD.decode(data) for (data,) in self._rows(_SELECT_RECORDS, _json([row]))]
+        return (found[0].store, found[0].path) if found else ("", "")
 
     def record(self, entry: Entry, record: ImageRecord) -> int:
         """Write the manifest row of a request, in place of any that it had; returns its number."""
         row = self._last_record = self._last_record + 1
-        copy = None
-        if record.status == "success":
-            copy = self._keys.get(record.sha256) or self._key(record.sha256)
-        self._later(_WRITE_RECORD, row, entry.row, record.status, record.bytes, record.store, copy)
-        self._later("INSERT INTO record_data VALUES (?,?)", row, _encode(record))
+        copy = twin = None
+        if record.status != "failed":
+            key = self._keys.get(record.sha256) or self._key(record.sha256)
+            copy, twin = (key, None) if record.status == "success" else (None, None if record.is_dropped else key)
+        self._later(_WRITE_RECORD, row, entry.row, record.status, record.bytes, record.store, copy, twin, record.change)
+        self._later(_WRITE_RECORD_DATA, row, _encode(record))
         if copy is not None:
             self._firsts.add(copy, row)
             self._copies[record.sha256] = record.store, record.path
@@ -341,7 +351,7 @@ class Ledger:
 
     # inside -------------------------------------------------------------------------------------------------------
 
-    def _later(self, statement: str, *values: Any) -> None:
+    def _later(self, statement: str | Bulk, *values: Any) -> None:
         self._due[statement].append(values)
 
     def _made_once(self, name: str, value: bytes) -> bytes:
@@ -372,57 +382,14 @@ class Ledger:
         return number
 
 
-def name_of(request: Request) -> str:
-    """What a request is known by."""
-    return f"{request.kind} {request.url}"
-
-
-def key_of(name: str, secret: bytes) -> int:
-    """The 64-bit number under which a name is found; who does not know the secret can't aim at one."""
-    return int.from_bytes(blake2b(name.encode(), key=secret, digest_size=8).digest(), "big", signed=True)
-
-
-def sound_place(request: Request) -> str | None:
-    """The place (`place_of`) of a request whose URLs can be visited, and remembered: else None.
-
-    The wire and this file take nothing else back.
-    """
-    if len(request.url) > MAX_URL_LENGTH or not _CANONICAL.fullmatch(request.url):
-        return None
-    try:
-        return place_of(request)
-    except ValueError:
-        return None
-
-
-def place_of(request: Request) -> str:
-    """Name of the origin in whose queue a request stands; lists, which nobody is asked for, have none.
-
-    Raises:
-        ValueError: it is no http(s) URL.
-    """
-    if request.kind == "list":
-        return ""
-    url = request.location
-    end = url.find("/", 8)  # past the two of the scheme, and one letter at least
-    return _origin(url[:end] if end > 0 else url)
-
-
-@lru_cache(maxsize=32_768)  # a wide crawl goes round its hosts, and parsing is dear
-def _origin(beginning: str) -> str:
-    name = origin(beginning)
-    if not name.startswith(("http://", "https://")):
-        raise ValueError(f"not an http(s) URL: {beginning[:200]!r}")
-    return name
-
-
-#: What every canonical URL is made of.
-_CANONICAL = re.compile(r"[!-;=?-~]+")
-_ADD_DATA = "INSERT INTO request_data VALUES (?,?)"
-_ADD = "INSERT INTO request VALUES (?,?,?,?,?,?,0,0,0.0,'',0)"
+#: Requests that are read at a time.
+_PAGE = 1_000
+_ADD_DATA = Bulk("INSERT INTO request_data VALUES ", "(?,?)")
+_ADD = Bulk("INSERT INTO request VALUES ", "(?,?,?,?,?,?,0,0,0.0,'',0)")
 _SELECT_BY_ROW = (
-    "SELECT id, data, state, attempts, reason, origin, record FROM request JOIN request_data USING (id)"
-    " WHERE id IN (SELECT value FROM json_each(?))"
+    "SELECT group_concat("
+    "printf('[%d,%s,%d,%d,%d,%d,%s]', id, data, state, attempts, origin, record, json_quote(reason)))"
+    " FROM request JOIN request_data USING (id) WHERE id IN (SELECT value FROM json_each(?))"
 )
 _SELECT_SEED = (
     "SELECT data FROM request_data WHERE id = (SELECT id FROM request WHERE origin = ? AND seed ORDER BY id LIMIT 1)"
@@ -430,10 +397,16 @@ _SELECT_SEED = (
 _SELECT_RECORDS = "SELECT data FROM record_data WHERE seq IN (SELECT value FROM json_each(?))"
 _SELECT_NUMBERED = "SELECT seq, data FROM record_data WHERE seq IN (SELECT value FROM json_each(?))"
 _SELECT_RECORD_OF = "SELECT data FROM record_data WHERE seq = (SELECT record FROM request WHERE id = ?)"
-_WRITE_RECORD = "INSERT INTO record (seq, request, status, bytes, store, copy) VALUES (?,?,?,?,?,?)"
-_SETTLE = "UPDATE request SET state = ?, reason = ?, record = ? WHERE id = ?"
+_WRITE_RECORD = Bulk("INSERT INTO record VALUES ", "(?,?,?,?,?,?,?,?)")
+_WRITE_RECORD_DATA = Bulk("INSERT INTO record_data VALUES ", "(?,?)")
+_SETTLE = Bulk(
+    "UPDATE request SET state = new.column1, reason = new.column2, record = new.column3 FROM (VALUES ",
+    "(?,?,?,?)",
+    ") AS new WHERE request.id = new.column4",
+)
 _REQUEUE = "UPDATE request SET state = ?, attempts = ?, not_before = ?, reason = ? WHERE id = ?"
 _REQUEST = msgspec.json.Decoder(Request)
+_ROWS = msgspec.json.Decoder(list[tuple[int, Request, int, int, int, int, str]])
 _RECORD = msgspec.json.Decoder(ImageRecord)
 _CONDUCT = msgspec.json.Decoder(Conduct)
 _RULES = msgspec.json.Decoder(RobotsRules)

@@ -16,10 +16,15 @@ from typing import Any, NamedTuple, Self
 import msgspec
 
 from crawler.frontier.conduct import Conduct
+from crawler.frontier.history import REFRESH, Refresh, refresh_in
+from crawler.frontier.identity import key_of, name_of, sound_place
 from crawler.frontier.index import written
-from crawler.frontier.ledger import DONE, FAILED, KINDS, WAITING, key_of, name_of, sound_place
+from crawler.frontier.ledger import DONE, FAILED, KINDS, WAITING
 from crawler.frontier.soundness import mark_of, open_to_read
+from crawler.frontier.tables import LEFT, refuse_other_release
+from crawler.known import PIN_MISMATCH, Known, released
 from crawler.model import REASONS, ImageRecord, Request, RobotsRules
+from crawler.paths import hash_in, is_picture, is_safe
 
 #: Told of what breaks a rule: the rule and an example, which may be anything that a hostile page has written.
 Tell = Callable[[str, str], None]
@@ -33,12 +38,15 @@ _REQUEST = msgspec.json.Decoder(Request)
 _RECORD = msgspec.json.Decoder(ImageRecord)
 _CONDUCT = msgspec.json.Decoder(Conduct)
 _RULES = msgspec.json.Decoder(RobotsRules)
+_REFRESH = msgspec.json.Decoder(Refresh)
+_KNOWN = msgspec.json.Decoder(Known)
+_PATHS = msgspec.json.Decoder(tuple[str, ...])
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REASON = re.compile(r"http-[1-9][0-9][0-9]")
 
 _REQUESTS = (
     "SELECT request.id, hash, kind, origin.name, priority, seed, state, reason, request_data.data,"
-    " request.record, record.request, status, bytes, store, copy, record_data.data FROM request"
+    " request.record, record.request, status, bytes, store, copy, twin, change, record_data.data FROM request"
     " LEFT JOIN request_data ON request_data.id = request.id LEFT JOIN origin ON origin.id = request.origin"
     " LEFT JOIN record ON record.seq = request.record LEFT JOIN record_data ON record_data.seq = request.record"
 )
@@ -62,6 +70,14 @@ _DUPLICATES_OF_NOBODY = (
 )
 
 
+#: What has no file of its own leans on a first copy, or on what was one before a refresh.
+_LEANING_ON_NOTHING = (
+    "SELECT url FROM temp.leaning WHERE NOT EXISTS (SELECT 1 FROM temp.first"
+    " WHERE first.path = leaning.path AND first.store = leaning.store)"
+    " AND NOT EXISTS (SELECT 1 FROM past WHERE past.path = leaning.path)"
+)
+
+
 class Row(NamedTuple):
     """A request as its columns have it, and its record, if it has one."""
 
@@ -81,6 +97,8 @@ class Row(NamedTuple):
     size: int
     store: str
     copy: int | None
+    twin: int | None
+    change: str | None
     record: bytes | None
 
 
@@ -93,10 +111,16 @@ class Books:
 
     Raises:
         sqlite3.DatabaseError: from any method, when the file can't be read; or UnicodeDecodeError, about the same.
+        DiskError: it was written by another release.
     """
 
     def __init__(self, path: Path, *, is_still: bool) -> None:
         self._db = open_to_read(path, is_still=is_still)
+        try:
+            refuse_other_release(self._db, str(path))
+        except BaseException:
+            self._db.close()
+            raise
         self._db.text_factory = _text
         #: Image URLs by their state: ``waiting``, ``success``, ``duplicate``, ``failed``.
         self.images: Counter[str] = Counter()
@@ -127,7 +151,7 @@ class Books:
             if line != "ok":
                 tell("the database is damaged", line)
         secret = _bytes(next(iter(self._db.execute("SELECT value FROM meta WHERE name = 'secret'")), (b"",))[0])
-        proof = _Proof(self._db, secret[:64], tell)
+        proof = _Proof(self._db, secret[:64], tell, is_refreshed=self.refresh.number > 0)
         for row in starmap(Row, self._db.execute(_REQUESTS)):
             proof.look_at(row)
             if row.id % _PAGE == 0:
@@ -135,10 +159,24 @@ class Books:
         proof.end()
         self.images, self.is_over = proof.images, proof.is_over
 
-    def lines(self) -> Iterator[tuple[ImageRecord | None, bytes]]:
-        """Every record in order, None where it is none, with the bytes that it is kept as."""
+    @property
+    def refresh(self) -> Refresh:
+        """The last refresh; none where its note can't be read, which `prove` tells of."""
+        found = self._db.execute("SELECT value FROM meta WHERE name = ?", (REFRESH,)).fetchone()
+        with suppress(msgspec.MsgspecError):
+            return refresh_in(_bytes(found[0]) if found else None)
+        return Refresh()
+
+    def past(self) -> Iterator[str]:
+        """Paths of files that a record has named before a refresh, or before it was left with that of its best."""
+        yield from (str(path) for (path,) in self._db.execute("SELECT path FROM past"))
+        for (data,) in self._db.execute("SELECT value FROM meta WHERE name = ?", (LEFT,)):
+            yield from _decoded(_PATHS, data) or ()
+
+    def lines(self) -> Iterator[ImageRecord | None]:
+        """Every record in order, None where it is none."""
         for (data,) in self._db.execute("SELECT data FROM record_data ORDER BY seq"):
-            yield _decoded(_RECORD, data), _bytes(data)
+            yield _decoded(_RECORD, data)
 
     def let_go(self) -> None:
         """Stop to see the tables as they were at first; a master's write-ahead log can be folded in again."""
@@ -159,17 +197,19 @@ class Books:
 class _Proof:
     """The rules, one after the other."""
 
-    def __init__(self, db: sqlite3.Connection, secret: bytes, tell: Tell) -> None:
-        self._db, self._secret, self._tell = db, secret, tell
+    def __init__(self, db: sqlite3.Connection, secret: bytes, tell: Tell, *, is_refreshed: bool) -> None:
+        self._db, self._secret, self._tell, self._is_refreshed = db, secret, tell, is_refreshed
         self.images: Counter[str] = Counter()
         self.is_over = True
         self.seen = 0
         self._firsts: list[tuple[int, str, str]] = []
         self._doubles: list[tuple[int, str, str, str]] = []
+        self._leaning: list[tuple[str, str, str]] = []
         db.execute("CREATE TEMP TABLE first (copy INTEGER PRIMARY KEY, store TEXT NOT NULL, path TEXT NOT NULL)")
         db.execute(
             "CREATE TEMP TABLE double (copy INTEGER, store TEXT NOT NULL, path TEXT NOT NULL, url TEXT NOT NULL)"
         )
+        db.execute("CREATE TEMP TABLE leaning (store TEXT NOT NULL, path TEXT NOT NULL, url TEXT NOT NULL)")
 
     def look_at(self, row: Row) -> None:
         """One request, and its record."""
@@ -202,9 +242,13 @@ class _Proof:
     def _look_at_image(self, row: Row, request: Request) -> None:
         if row.state == WAITING:
             self.images["waiting"] += 1
-            if row.seq:
+            if row.seq and not self._is_refreshed:
                 self._tell("an image that waits has a record already", request.url)
-            return
+        if row.state != WAITING or (row.seq and self._is_refreshed):
+            self._look_at_record(row, request)
+
+    def _look_at_record(self, row: Row, request: Request) -> None:
+        """Of an image that is settled, or was so before a refresh."""
         if row.owner is None or row.record is None:
             self._tell("a settled image has no record", request.url)
             return
@@ -212,27 +256,42 @@ class _Proof:
         if record is None:
             self._tell("a record can't be read", request.url)
             return
-        self.images[record.status] += 1
+        is_settled = row.state != WAITING
+        self.images[record.status] += is_settled
         if record.url != request.url or row.owner != row.id:
             self._tell("a record is of another URL than its request", f"{record.url}, not {request.url}")
-        if (row.state == FAILED) != (record.status == "failed") or row.reason != record.reason:
+        if is_settled and ((row.state == FAILED) != (record.status == "failed") or row.reason != record.reason):
             self._tell("a record says something else than its request", f"{request.url}: {record.reason}")
         copy = key_of(record.sha256, self._secret)
-        counted = (record.status, record.bytes, record.store, copy if record.status == "success" else None)
-        if (row.status, row.size, row.store, row.copy) != counted:
+        status = "" if record.is_dropped else record.status
+        keys = tuple(copy if status == known else None for known in ("success", "duplicate"))
+        counted = (record.status, record.bytes, record.store, *keys, record.change)
+        if (row.status, row.size, row.store, row.copy, row.twin, row.change) != counted:
             self._tell("a record is counted as something else than it says", request.url)
         if record.status != "failed":
             self._look_at_copy(record, copy)
+        elif record.path:
+            self._look_at_path(record)
+
+    def _look_at_path(self, record: ImageRecord) -> None:
+        """Also of a record that has failed: of what was saved before a refresh, or is in quarantine."""
+        path = released(record.path) if record.reason == PIN_MISMATCH else record.path
+        if record.is_dropped:
+            is_sound = path.startswith("images/") and hash_in(path) != "" and is_safe(path)
+        else:
+            is_sound = is_picture(path, record.sha256)
+        if not is_sound or not _SHA256.fullmatch(record.sha256):
+            self._tell("a path does not follow from the content", f"{record.url}: {record.path}")
 
     def _look_at_copy(self, record: ImageRecord, copy: int) -> None:
-        name = record.path.removeprefix(f"images/{record.sha256[:2]}/{record.sha256}.")
-        if not _SHA256.fullmatch(record.sha256) or not re.fullmatch(r"[a-z0-9]{1,8}", name):
-            self._tell("a path does not follow from the content", f"{record.url}: {record.path}")
+        self._look_at_path(record)
         if record.status == "success":
             self._firsts.append((copy, record.store, record.path))
+        elif record.is_dropped:
+            self._leaning.append((record.store, record.path, record.url))
         else:
             self._doubles.append((copy, record.store, record.path, record.url))
-        if len(self._firsts) + len(self._doubles) >= _PAGE:
+        if len(self._firsts) + len(self._doubles) + len(self._leaning) >= _PAGE:
             self._keep_copies()
 
     def _look_for_gaps(self) -> None:
@@ -251,15 +310,20 @@ class _Proof:
             if not isinstance(until, int | float):
                 self._tell("the robots rules of a host can't be read", str(name))
         for name, value in self._db.execute("SELECT name, value FROM meta"):
-            if name in _NOTED_NUMBERS and not _bytes(value).isdigit():
+            is_refresh = name == REFRESH and _decoded(_REFRESH, value) is not None
+            if name in (*_NOTED_NUMBERS, REFRESH) and not (is_refresh or _bytes(value).isdigit()):
                 self._tell("a note of the crawl's own can't be read", name)
+        for row, data in self._db.execute("SELECT request, data FROM visit"):
+            if _decoded(_KNOWN, data) is None:
+                self._tell("what is known of a page can't be read", f"row {row}")
 
     def _keep_copies(self) -> None:
         """On disk: a crawl may have more pictures than memory has room for."""
         self._db.executemany("INSERT OR IGNORE INTO temp.first VALUES (?,?,?)", self._firsts)
         self._db.executemany("INSERT INTO temp.double VALUES (?,?,?,?)", self._doubles)
-        self._firsts.clear()
-        self._doubles.clear()
+        self._db.executemany("INSERT INTO temp.leaning VALUES (?,?,?)", self._leaning)
+        for rows in (self._firsts, self._doubles, self._leaning):
+            rows.clear()
 
     def end(self) -> None:
         """What can be told only when every request was looked at."""
@@ -275,6 +339,10 @@ class _Proof:
                 self._tell(rule, f"{table} {number}")
         for (url,) in self._db.execute(_DUPLICATES_OF_NOBODY):
             self._tell("a duplicate points at no first copy", str(url))
+        if self._db.execute("SELECT EXISTS (SELECT 1 FROM temp.leaning)").fetchone()[0]:
+            self._db.execute("CREATE INDEX temp.place ON first (path)")
+        for (url,) in self._db.execute(_LEANING_ON_NOTHING):
+            self._tell("a picture leans on a file that nothing names", str(url))
         for name, rules in self._db.execute("SELECT name, rules FROM origin WHERE rules NOTNULL"):
             if _decoded(_RULES, rules) is None:
                 self._tell("the robots rules of a host can't be read", str(name))
@@ -290,9 +358,10 @@ _NOWHERE = (
     "SELECT 'request_data', id FROM request_data WHERE NOT EXISTS (SELECT 1 FROM request WHERE id = request_data.id)"
     " UNION ALL SELECT 'request_index', row FROM request_index WHERE NOT EXISTS (SELECT 1 FROM request WHERE id = row)"
     " UNION ALL SELECT 'copy_index', row FROM copy_index WHERE NOT EXISTS (SELECT 1 FROM record WHERE seq = row)"
+    " UNION ALL SELECT 'visit', request FROM visit WHERE NOT EXISTS (SELECT 1 FROM request WHERE id = visit.request)"
 )
 _COUNT = "SELECT COUNT(*), COALESCE(MAX(id), 0) FROM request"
-_NOTED_NUMBERS = ("request_index", "copy_index", "bad_lines")
+_NOTED_NUMBERS = ("request_index", "copy_index", "bad_lines", "spared")
 
 
 def _is_reason(text: object) -> bool:

@@ -4,12 +4,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from msgspec import structs
+
+from crawler.frontier.history import History
 from crawler.frontier.judge import Judge, Ruling, told, verdict_on
 from crawler.frontier.leases import Leases
-from crawler.frontier.ledger import Entry, Ledger
+from crawler.frontier.ledger import Entry
 from crawler.frontier.roll import Roll
 from crawler.frontier.tally import Tally
-from crawler.model import ImageRecord, Kind, Outcome, Verdict, VerdictState
+from crawler.known import PIN_MISMATCH
+from crawler.model import ImageRecord, Kind, Outcome, Request, Verdict, VerdictState
 
 #: Kinds that a worker's outcome may bring: no list from the master's disk.
 _FOUND: tuple[Kind, ...] = ("page", "image", "part")
@@ -41,7 +45,7 @@ class Settler:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: History,
         leases: Leases,
         judge: Judge,
         tally: Tally,
@@ -69,14 +73,17 @@ class Settler:
         self, judged: dict[int, tuple[Entry, Outcome]], workers: dict[int, str], now: float
     ) -> dict[int, Ruling]:
         """Write what was told of these rows, and have memory follow."""
-        found = [new for _, outcome in judged.values() for new in outcome.discovered if new.kind in _FOUND]
-        found += [new for entry, outcome in judged.values() for new in self._judge.sitemaps(entry, outcome)]
+        found = [new for _, outcome in judged.values() for new in outcome.discovered if _may_be_found(new)]
+        rules = [pair for pair in judged.values() if pair[1].robots is not None]
+        found += [new for entry, outcome in rules for new in self._judge.sitemaps(entry, outcome)]
         rejected = sum(outcome.rejected for _, outcome in judged.values())
+        spared = sum(outcome.spared for _, outcome in judged.values())
         known = self._judge.learn(judged, now)
         rulings: dict[int, Ruling] = {}
         with self._ledger.transaction():
             effects = self._judge.keep(known, now)
             effects += [self._tally.count_bad_lines(rejected)] if rejected else []
+            effects += [self._tally.count_spared(spared)] if spared else []
             added = self._ledger.add(found)
             self._ledger.recall_copies(outcome.record.sha256 for _, outcome in judged.values() if outcome.record)
             for row, (entry, outcome) in judged.items():
@@ -118,11 +125,33 @@ class Settler:
     ) -> Verdict:
         if record is None:
             return Verdict(state=state)
-        is_spare = False
-        if outcome.record is not None and outcome.record.path and (state, record.status) != ("accepted", "success"):
-            first = self._ledger.store_of(outcome.record.sha256)
-            is_elsewhere = first not in ("", outcome.record.store)
-            is_spare = is_elsewhere and self._roll.is_near(self._tally.stores.get(first, ""), now)
-        if record.worker != worker:
-            return Verdict(state=state, is_spare=is_spare)
-        return told(state, record, is_spare=is_spare)
+        is_spare, place = self._spare(outcome.record, state, record, now)
+        if record.worker == worker:
+            verdict = told(state, record, is_spare=is_spare)
+        else:
+            verdict = Verdict(state=state, is_spare=is_spare)
+        return verdict if place is None else structs.replace(verdict, store=place[0], path=place[1])
+
+    def _spare(
+        self, copy: ImageRecord | None, state: VerdictState, record: ImageRecord, now: float
+    ) -> tuple[bool, tuple[str, str] | None]:
+        """Whether the copy that a worker has told of is one too many, as `Verdict` has it.
+
+        And where the first one is that makes it so in the same store, under another name.
+        """
+        if copy is None or not copy.path:
+            return False, None
+        own = copy.store, copy.path
+        if (state, record.status) == ("accepted", "success") and own == (record.store, record.path):
+            return False, None
+        store, path = self._ledger.place_of(copy.sha256)
+        if record.reason == PIN_MISMATCH:
+            return (store, path) != own, None
+        if store == copy.store:
+            return (True, (store, path)) if path != copy.path else (False, None)
+        return bool(store) and self._roll.is_near(self._tally.stores.get(store, ""), now), None
+
+
+def _may_be_found(request: Request) -> bool:
+    """Whether a worker may bring it: what is known of it, the frontier alone says."""
+    return request.kind in _FOUND and request.known is None

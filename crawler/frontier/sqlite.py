@@ -18,16 +18,18 @@ from typing import Any
 from crawler.errors import AccessError, DiskError
 from crawler.frontier.base import PROTOCOL
 from crawler.frontier.budget import Budget
+from crawler.frontier.history import History, asked
 from crawler.frontier.journal import Journal
 from crawler.frontier.judge import Judge, anew
 from crawler.frontier.leases import Leases, OpenTurn, soonest_loss
-from crawler.frontier.ledger import DONE, FAILED, WAITING, Entry, Ledger
+from crawler.frontier.ledger import DONE, FAILED, WAITING, Entry
 from crawler.frontier.politeness import Policy
 from crawler.frontier.restart import take_up
 from crawler.frontier.roll import Roll
 from crawler.frontier.schedule import Schedule, Share
 from crawler.frontier.settle import Call, Settler
 from crawler.frontier.tally import Tally
+from crawler.known import Known
 from crawler.model import (
     About,
     FrontierStats,
@@ -79,7 +81,7 @@ class SqliteFrontier:
         self._settings = settings or {}
         self._clock, self._wall = clock, wall
         self._changed = threading.Condition(threading.RLock())
-        self._ledger = ledger = Ledger(path)
+        self._ledger = ledger = History(path)
         with ExitStack() as stack:
             stack.callback(ledger.close)
             self._tally = Tally(ledger)
@@ -189,12 +191,15 @@ class SqliteFrontier:
                 page_reasons=tally.reasons("page"),
                 robots_reasons=tally.reasons("robots"),
                 bytes=tally.bytes,
+                refreshes=self._ledger.refresh.number,
+                changes=dict(tally.changes),
                 hosts=sum(1 for key in self._schedule.hosts if key),
                 hosts_waiting=len(waiting_hosts),
                 hosts_down=sum(host.conduct.outages > 0 for host in waiting_hosts),
                 limiting_host=alone.key if alone else "",
                 limiting_gap=self._schedule.gap(alone) if alone else 0.0,
                 bad_lines=tally.bad_lines,
+                spared=tally.spared,
                 stores=tally.where(),
                 workers=self._roll.stats(self._leases, now),
             )
@@ -256,14 +261,29 @@ class SqliteFrontier:
             return []
         try:
             found = self._ledger.get([row for share in shares for row in share.rows])
+            known = self._known(found)
         except DiskError:
             for share in shares:
                 self._schedule.undo(share)
             raise
-        turns = (self._lend(worker, share, found, seconds, now) for share in shares)
+        turns = (self._lend(worker, share, found, known, seconds, now) for share in shares)
         return [turn for turn in turns if turn is not None]
 
-    def _lend(self, worker: str, share: Share, found: dict[int, Entry], seconds: float, now: float) -> Turn | None:
+    def _known(self, found: dict[int, Entry]) -> dict[int, Known]:
+        """What is known of these requests. A picture with a pin is fetched anew if the bytes known are others."""
+        known = self._ledger.known(found.values())
+        permits = self._ledger.permits
+        return {row: it for row, it in known.items() if not it.sha256 or permits(found[row].request.url, it.sha256)}
+
+    def _lend(
+        self,
+        worker: str,
+        share: Share,
+        found: dict[int, Entry],
+        known: dict[int, Known],
+        seconds: float,
+        now: float,
+    ) -> Turn | None:
         """The share as a turn of the worker; None where all of it turned out to be settled already."""
         self._schedule.lend(share)
         entries = {row: found[row] for row in share.rows if self._is_free(found.get(row))}
@@ -278,7 +298,11 @@ class SqliteFrontier:
         turn = self._leases.open(worker, share.host, entries, seconds=seconds, now=now)
         losses = self._leases.losses
         leases = tuple(
-            Lease(request=entry.request, token=self._leases.token(row, turn), deliveries=losses.get(row, 0) + 1)
+            Lease(
+                request=asked(entry.request, known.get(row)),
+                token=self._leases.token(row, turn),
+                deliveries=losses.get(row, 0) + 1,
+            )
             for row, entry in entries.items()
         )
         return Turn(

@@ -9,12 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from crawler.errors import DiskError
+from crawler.errors import DiskError, DiskTrouble
 
 #: Version of the tables.
-SCHEMA = 2
+SCHEMA = 3
+#: Name under which paths are noted whose files are to go: a record has named each until a moment ago.
+LEFT = "left"
 #: Marks a file as ours ("imgc"), so that nobody's other database is taken for a crawl.
 _APPLICATION = 0x696D6763
+
+#: Errors of the disk that may pass, and those among them that do not: what was written there is gone.
+_PASSING = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+_UNREADABLE = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ})
 
 _PRAGMAS = (
     "journal_mode=WAL",
@@ -36,11 +42,18 @@ _TABLES = (
     "CREATE TABLE request_data (id INTEGER PRIMARY KEY, data BLOB NOT NULL)",
     "CREATE TABLE request_index (key INTEGER PRIMARY KEY, row INTEGER NOT NULL)",
     "CREATE INDEX seed ON request (origin) WHERE seed",
-    # copy: hash of the SHA-256 where this is the first copy of its bytes
+    # copy: hash of the SHA-256 where this is the first copy of its bytes; twin: the same where it is a later one,
+    # unless that has no file of its own and leans on another picture's
     "CREATE TABLE record (seq INTEGER PRIMARY KEY AUTOINCREMENT, request INTEGER NOT NULL, status TEXT NOT NULL,"
-    " bytes INTEGER NOT NULL, store TEXT NOT NULL, copy INTEGER)",
+    " bytes INTEGER NOT NULL, store TEXT NOT NULL, copy INTEGER, twin INTEGER, change TEXT NOT NULL)",
+    "CREATE INDEX twin ON record (twin) WHERE twin NOTNULL",
     "CREATE TABLE record_data (seq INTEGER PRIMARY KEY, data BLOB NOT NULL)",
     "CREATE TABLE copy_index (key INTEGER PRIMARY KEY, row INTEGER NOT NULL)",
+    # visit: how to ask whether a page is still the same; past: files that a record has named before a refresh
+    "CREATE TABLE visit (request INTEGER PRIMARY KEY, data BLOB NOT NULL)",
+    "CREATE TABLE past (path TEXT NOT NULL, store TEXT NOT NULL, PRIMARY KEY (path, store)) WITHOUT ROWID",
+    # pin: hash of a URL, and the SHA-256 that its picture must have
+    "CREATE TABLE pin (url INTEGER PRIMARY KEY, sha256 BLOB NOT NULL)",
     "CREATE TABLE store (id TEXT PRIMARY KEY, worker TEXT NOT NULL) WITHOUT ROWID",
 )
 
@@ -77,11 +90,23 @@ def _make(database: sqlite3.Connection) -> None:
 
 
 def _refuse_others(database: sqlite3.Connection, where: str) -> None:
-    if database.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
+    if not _is_ours(database):
         raise DiskError(f"{where} is a database of another program; choose another directory with -o")
+    refuse_other_release(database, where)
+
+
+def _is_ours(database: sqlite3.Connection) -> bool:
+    return bool(database.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION)
+
+
+def refuse_other_release(database: sqlite3.Connection, where: str) -> None:
+    """Raise `DiskError` where it is a crawl's, of tables that this release does not know."""
+    if not _is_ours(database):
+        return
     schema = database.execute("PRAGMA user_version").fetchone()[0]
     if schema != SCHEMA:
-        raise DiskError(f"{where} was written by another release (tables {schema}, this one has {SCHEMA})")
+        theirs = f"tables {schema}, this one has {SCHEMA}"
+        raise DiskError(f"{where} was written by another release ({theirs}): go on with that one, or begin anew")
 
 
 @contextmanager
@@ -90,9 +115,10 @@ def disk_errors(where: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        text = str(error)
+        code = getattr(error, "sqlite_errorcode", 0)
         if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
             raise
-        if "full" in text:
-            raise DiskError(f"no space left for {where}; free some, then run the same command again") from error
-        raise DiskError(f"cannot use {where}: {text}") from error
+        if code & 0xFF == sqlite3.SQLITE_FULL or "full" in str(error):
+            raise DiskTrouble(f"no space left for {where}; free some, then run the same command again") from error
+        kind = DiskTrouble if code & 0xFF in _PASSING and code not in _UNREADABLE else DiskError
+        raise kind(f"cannot use {where}: {error}") from error

@@ -4,13 +4,16 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-from crawler.frontier.ledger import DONE, FAILED, WAITING, Entry, Ledger
+from crawler.frontier.history import History
+from crawler.frontier.ledger import DONE, FAILED, WAITING, Entry
 from crawler.model import ImageRecord, Kind, Request, StoreStats
 
 #: Stores that are told of at most.
 MAX_STORES = 1_000
 
-_BAD_LINES = "bad_lines"
+_BAD_LINES, _SPARED = "bad_lines", "spared"
+#: The largest sum that is shown: what workers tell is bounded each by each only.
+_MOST = 2**53
 
 
 class Tally:
@@ -19,7 +22,7 @@ class Tally:
     It begins with what is settled; what waits is added by whoever takes it up.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: History) -> None:
         self._ledger = ledger
         self.states: Counter[tuple[Kind, int]] = Counter()
         self.seeds: Counter[int] = Counter()
@@ -31,11 +34,15 @@ class Tally:
                 self._reasons[kind, reason] += number
         self.duplicates = ledger.duplicates()
         self.bytes = ledger.bytes_saved()
+        #: What the last refresh has found: change → image URLs.
+        self.changes: Counter[str] = Counter(ledger.changes())
         #: Store → its first worker, and the number of first copies in it.
         self.stores: dict[str, str] = {}
         self.copies: Counter[str] = Counter()
         self.count_stores()
         self.bad_lines = int(ledger.get_meta(_BAD_LINES) or b"0")
+        #: Bytes that were not transferred.
+        self.spared = int(ledger.get_meta(_SPARED) or b"0")
 
     def reasons(self, kind: Kind) -> dict[str, int]:
         """Reason → number of failed requests of a kind, most frequent first."""
@@ -66,16 +73,27 @@ class Tally:
         state = FAILED if reason else DONE
         self.states[request.kind, WAITING] -= 1
         self.states[request.kind, state] += 1
-        self.seeds[WAITING] -= request.is_seed
-        self.seeds[state] += request.is_seed
+        if request.is_seed:
+            self.seeds[WAITING] -= 1
+            self.seeds[state] += 1
+        if record is not None and record.change:
+            self.changes[record.change] += 1
         if reason:
             self._reasons[request.kind, reason] += 1
         elif record is not None and record.status == "duplicate":
             self.duplicates += 1
         elif record is not None:
-            self.bytes += record.bytes
-            self.stores.setdefault(record.store, record.worker)
-            self.copies[record.store] += 1
+            self._count_first(record)
+
+    def promote(self, record: ImageRecord) -> None:
+        """A settled duplicate is the first copy of its bytes from now on."""
+        self.duplicates -= 1
+        self._count_first(record)
+
+    def _count_first(self, record: ImageRecord) -> None:
+        self.bytes += record.bytes
+        self.stores.setdefault(record.store, record.worker)
+        self.copies[record.store] += 1
 
     def count_stores(self) -> None:
         """Read from the ledger what is where."""
@@ -86,9 +104,18 @@ class Tally:
     def where(self) -> tuple[StoreStats, ...]:
         """The stores, the fullest first."""
         fullest = self.copies.most_common(MAX_STORES)
-        return tuple(StoreStats(id=store, worker=self.stores[store], pictures=number) for store, number in fullest)
+        return tuple(
+            StoreStats(id=store, worker=self.stores[store], pictures=number) for store, number in fullest if number
+        )
 
     def count_bad_lines(self, number: int) -> Callable[[], None]:
         """Lines of a list that were no URL: kept within a transaction, counted when the returned effect is run."""
-        self._ledger.set_meta(_BAD_LINES, str(self.bad_lines + number).encode())
-        return partial(setattr, self, "bad_lines", self.bad_lines + number)
+        return self._note(_BAD_LINES, self.bad_lines + number)
+
+    def count_spared(self, number: int) -> Callable[[], None]:
+        """Bytes that were not transferred: kept and counted in the same way."""
+        return self._note(_SPARED, min(self.spared + number, _MOST))
+
+    def _note(self, name: str, total: int) -> Callable[[], None]:
+        self._ledger.set_meta(name, str(total).encode())
+        return partial(setattr, self, name, total)

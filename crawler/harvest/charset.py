@@ -5,7 +5,7 @@ https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-en
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from email.message import Message
 from itertools import chain
 from urllib.parse import quote
@@ -29,6 +29,9 @@ _CHARSET = re.compile(rb"charset\s*=\s*(?:\"([^\"]+)\"|'([^']+)'|([^\s;\"']+))",
 _XML_CHARSET = re.compile(rb"<\?xml\s[^>]{0,256}?\sencoding\s*=\s*[\"']([^\"'>]+)")
 #: Bytes searched for a declaration: those of a long head. The standard asks for 1,024, browsers read on.
 _PRESCAN = 65_536
+#: What stands between the commas of a list, and what a media type looks like.
+_LISTED = re.compile(r"(?:[^,\"]++|\"[^\"]*+\"?+)++")
+_MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]++/[!#$%&'*+.^_`|~0-9a-z-]++")
 #: Characters of a Content-Type header that are read.
 _MAX_HEADER = 1_000
 _MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xfe\xff", "utf-16-be"), (b"\xff\xfe", "utf-16-le"))
@@ -76,6 +79,25 @@ def _percent(text: str, codec: str) -> str:
         if len(text) == 1:
             return f"%26%23{ord(text)}%3B"
         return "".join(_percent(letter, codec) for letter in text)
+
+
+def content_type_of(values: Iterable[str]) -> str:
+    """What several ``Content-Type`` headers, or a list in one, amount to: the last that is one.
+
+    A charset that an earlier one of the same type gives is kept (https://fetch.spec.whatwg.org/#content-type-header).
+    """
+    found = charset = ""
+    for value in values:
+        found = found or value[:_MAX_HEADER].partition(";")[0].strip().lower()  # what is none at all stays as it is
+        for each in _LISTED.findall(value[:_MAX_HEADER]):
+            media_type = each.partition(";")[0].strip().lower()
+            if not _MEDIA_TYPE.fullmatch(media_type) or media_type == "*/*":
+                continue
+            if media_type != found.partition(";")[0]:
+                charset = ""
+            charset = charset_of(each) or charset
+            found = f'{media_type};charset="{charset}"' if charset else media_type
+    return found
 
 
 def charset_of(content_type: str | None) -> str | None:

@@ -11,12 +11,12 @@ from typing import Any
 from msgspec import Struct, structs
 
 from crawler.harvest.extensions import IMAGE_EXTENSIONS, extension
-from crawler.harvest.feeds import FeedImage
+from crawler.harvest.feeds import Feed, FeedImage
 from crawler.harvest.filters import Filter
 from crawler.harvest.page import Image, Page
 from crawler.harvest.scope import FULL_SIZE, Policy, Scope, choose, counts_as, in_scope
 from crawler.harvest.traps import MAX_PAGE_URL, TrapWatch, find_trap
-from crawler.model import Request
+from crawler.model import ReferrerPolicy, Request
 from crawler.urls import canonicalize, page_key, without_session
 
 _log = logging.getLogger(__name__)
@@ -42,11 +42,11 @@ _UNSEEN = frozenset(
 
 #: Extensions of files that hold neither links nor pictures for us; images are requests of their own kind.
 _NO_PAGES = IMAGE_EXTENSIONS | {
-    *("7z", "aac", "apk", "atom", "avi", "bin", "bz2", "css", "csv", "deb", "dmg", "doc", "docx", "eot", "eps"),
+    *("7z", "aac", "apk", "avi", "bin", "bz2", "css", "csv", "deb", "dmg", "doc", "docx", "eot", "eps"),
     *("epub", "exe", "flac", "flv", "gz", "ics", "iso", "jar", "js", "json", "m4a", "m4v", "mid", "mjs", "mkv"),
     *("mobi", "mov", "mp3", "mp4", "mpeg", "mpg", "msi", "odp", "ods", "odt", "ogg", "ogv", "otf", "pdf", "pps"),
-    *("ppt", "pptx", "ps", "psd", "rar", "rpm", "rss", "rtf", "swf", "tar", "tgz", "torrent", "ttf", "txt", "wav"),
-    *("webm", "webmanifest", "wma", "wmv", "woff", "woff2", "xls", "xlsx", "xml", "xz", "zip"),
+    *("ppt", "pptx", "ps", "psd", "rar", "rpm", "rtf", "swf", "tar", "tgz", "torrent", "ttf", "txt", "wav"),
+    *("webm", "webmanifest", "wma", "wmv", "woff", "woff2", "xls", "xlsx", "xz", "zip"),
 }
 
 
@@ -73,6 +73,9 @@ class Place(Struct, frozen=True, kw_only=True):
     request: Request
     #: Where it was fetched in the end, canonical.
     url: str
+    #: What it says about ``Referer``, and what its elements say about pages and parts, by canonical URL.
+    referrer_policy: ReferrerPolicy = ""
+    referrer_policies: dict[str, ReferrerPolicy] = {}
 
     @property
     def seed(self) -> str:
@@ -114,11 +117,12 @@ class Finds:
         source = "seed" if request.is_seed else "link"
         return (structs.replace(request, url=url, kind="image", target="", hops=0, nesting=0, source=source),)
 
-    def note(self, place: Place, images: Collection[Request], links: Collection[Request]) -> None:
+    def note(self, place: Place, found: Collection[Request]) -> None:
         """Learn from what a page has brought whether its like are a trap."""
         if place.request.kind == "part":
             return
-        trap = self._watch.note(place.request.url, [image.url for image in images], [link.url for link in links])
+        images, links = ([each.url for each in found if each.kind == kind] for kind in ("image", "page"))
+        trap = self._watch.note(place.request.url, images, links)
         if trap:
             _log.warning("action=trap name=%s url=%s: its like are left alone from now on", trap, place.url)
 
@@ -133,6 +137,7 @@ class Finds:
             if picture is not None and picture.url not in found:
                 best = self._fallback(image, named) if image.rank >= FULL_SIZE else ""
                 about = {"page_title": page.title, "language": page.language, "fallback": best}
+                about["referrer_policy"] = image.referrer_policy or place.referrer_policy
                 found[picture.url] = structs.replace(picture, **about, **words[image.url])
         return tuple(found.values())
 
@@ -228,6 +233,20 @@ class Finds:
         return structs.replace(found, kind="image", columns=place.request.columns)
 
 
+def place_of(request: Request, url: str, document: Page | Feed, header: ReferrerPolicy) -> Place:
+    """The place that a document is, fetched in the end at ``url`` with a ``Referrer-Policy`` in its header.
+
+    A style sheet's pictures are told of its page, and so by the page's policy.
+    """
+    if request.source == SHEET:
+        return Place(request=request, url=url, referrer_policy=request.referrer_policy)
+    if not isinstance(document, Page):
+        return Place(request=request, url=url, referrer_policy=header)
+    policies = {key: policy for named, policy in document.referrer_policies.items() if (key := _canonical(named))}
+    own = document.referrer_policy or header
+    return Place(request=request, url=url, referrer_policy=own, referrer_policies=policies)
+
+
 def is_walkable(href: str) -> bool:
     """Whether a link may lead to a page, as far as its extension tells."""
     return extension(href) not in _NO_PAGES
@@ -278,6 +297,7 @@ def _follow(place: Place, url: str, *, source: str, depth: int, referrer: str, k
         priority=place.request.priority,
         seed=place.seed,
         referrer=referrer,
+        referrer_policy=place.referrer_policies.get(url) or place.referrer_policy,
         source=source,
     )
 

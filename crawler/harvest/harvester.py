@@ -8,13 +8,16 @@ from msgspec import structs
 
 from crawler.consent import NO_IMAGES, NO_LINKS, header_directives, objection, together
 from crawler.errors import RequestFailed
-from crawler.fetcher import Conditions, Fetcher, Response, redirected
+from crawler.fetcher import Conditions, Fetcher, Response, redirected, revalidating
+from crawler.harvest.charset import content_type_of
 from crawler.harvest.css import decode_sheet, read_sheet
 from crawler.harvest.feeds import Feed, read_xml
-from crawler.harvest.finds import FEED, FRAME, SHEET, SITEMAP, Finds, Place, Rules, is_walkable
+from crawler.harvest.finds import FEED, FRAME, SHEET, SITEMAP, Finds, Place, Rules, is_walkable, place_of
 from crawler.harvest.page import Image, Page
 from crawler.harvest.parse import Parser, extract
+from crawler.known import Known
 from crawler.model import Outcome, Request, failure
+from crawler.referrer import header_policy
 from crawler.urls import canonicalize, resolve
 
 logger = logging.getLogger(__name__)
@@ -85,7 +88,7 @@ class Harvester:
             return Outcome(status="done", reason="trap")
         conditions = self._of_sitemaps if request.source == SITEMAP else self._conditions
         try:
-            with self._fetcher.fetch(request, conditions) as response:
+            with self._fetcher.fetch(request, revalidating(conditions, request)) as response:
                 try:
                     outcome = self._answer(request, response)
                 except RequestFailed as error:
@@ -99,26 +102,37 @@ class Harvester:
             moved = redirected(request, response, limit=MAX_REDIRECTS)
             left = moved.successor is not None and not self._finds.belongs(request, moved.successor.target)
             return Outcome(status="done", reason="filtered") if left else moved
+        if response.is_unchanged:  # what it names was put when it was read
+            return Outcome(status="done", seen=_seen(response, request.known))
         response.raise_for_status()
-        content_type = response.headers.get("content-type", "")
-        media_type = content_type.partition(";")[0].strip().lower()
+        content_type = content_type_of(response.headers.getlist("content-type"))
+        media_type = content_type.partition(";")[0]
         if media_type.startswith("image/"):
             return Outcome(status="done", discovered=self._finds.itself(request, canonicalize(response.url)))
-        document = self._read(request, response, media_type, content_type)
+        if not _is_readable(request, media_type):
+            return Outcome(status="done", reason="unsupported-format")
+        data, fault = response.read_what_comes()
+        document = self._read(request, response, data, content_type)
         if document is None:
             return Outcome(status="done", reason="unsupported-format")
-        if document.truncated:
+        if document.truncated or fault is not None:
             logger.warning("document cut short url=%s images=%d", request.url, len(document.images))
-        return self._harvest(Place(request=request, url=canonicalize(response.url)), document, response)
+        policy = header_policy(response.headers.get("referrer-policy", ""))
+        place = place_of(request, canonicalize(response.url), document, policy)
+        outcome = self._harvest(place, document, response)
+        if fault is None:
+            self._finds.note(place, outcome.discovered)
+            return outcome
+        if fault.retryable or not outcome.discovered:  # what did come is kept, and the rest tried again
+            return structs.replace(failure(request, fault), discovered=outcome.discovered)
+        return structs.replace(outcome, seen=None)
 
-    def _read(self, request: Request, response: Response, media_type: str, content_type: str) -> Page | Feed | None:
+    def _read(self, request: Request, response: Response, data: bytes, content_type: str) -> Page | Feed | None:
         """The document by its type, and by what it was named as; None where it is of no use."""
+        media_type = content_type.partition(";")[0]
         if media_type == "text/css" or request.source == SHEET:
-            return _sheet(response, content_type) if media_type in _SHEETS else None
+            return _sheet(data, response.url, content_type)
         is_feed = media_type in _FEEDS or request.source in (FEED, SITEMAP)
-        if not is_feed and media_type not in _PAGES:
-            return None
-        data = response.read()
         is_packed = data[:2] == _GZIP and request.source != SITEMAP  # only sitemaps come so
         feed = read_xml(data, response.url, content_type) if is_feed and not is_packed else None
         if feed is not None:
@@ -142,8 +156,8 @@ class Harvester:
         images = () if no_images else self._images(place, document)
         links = () if no_links else self._links(place, document)
         parts = self._parts(place, document, images=not no_images, links=not no_links)
-        self._finds.note(place, images, links)
-        return Outcome(status="done", reason="opted-out" if no_images else "", discovered=(*images, *parts, *links))
+        reason = "opted-out" if no_images else ""
+        return Outcome(status="done", reason=reason, discovered=(*images, *parts, *links), seen=_seen(response))
 
     def _images(self, place: Place, document: Page | Feed) -> tuple[Request, ...]:
         if isinstance(document, Page):
@@ -180,13 +194,28 @@ class Harvester:
             yield extract(part.html, part.url, parser=self._parser, lazy=self._lazy), canonicalize(part.url)
 
 
-def _sheet(response: Response, content_type: str) -> Page:
+def _seen(response: Response, known: Known | None = None) -> Known | None:
+    """How to ask for a document the next time; an answer that nothing has changed may leave that as it was."""
+    etag, modified = response.validators
+    if known is not None:
+        etag, modified = etag or known.etag, modified or known.last_modified
+    return Known(url=canonicalize(response.url), etag=etag, last_modified=modified) if etag or modified else None
+
+
+def _is_readable(request: Request, media_type: str) -> bool:
+    """Whether it is worth reading: a document by its type, or by what it was named as."""
+    if media_type == "text/css" or request.source == SHEET:
+        return media_type in _SHEETS
+    return media_type in _PAGES or media_type in _FEEDS or request.source in (FEED, SITEMAP)
+
+
+def _sheet(data: bytes, url: str, content_type: str) -> Page:
     """A style sheet as a page of pictures that imports further sheets."""
-    sheet = read_sheet(decode_sheet(response.read(), content_type))
+    sheet = read_sheet(decode_sheet(data, content_type))
     images = (
-        Image(url=url, source="css", group=image.group, density=image.density)
+        Image(url=found, source="css", group=image.group, density=image.density)
         for image in sheet.images
-        if (url := resolve(response.url, image.url))
+        if (found := resolve(url, image.url))
     )
-    imports = (url for reference in sheet.imports if (url := resolve(response.url, reference)))
-    return Page(images=tuple(images), sheets=tuple(imports), base=response.url, truncated=sheet.truncated)
+    imports = (found for reference in sheet.imports if (found := resolve(url, reference)))
+    return Page(images=tuple(images), sheets=tuple(imports), base=url, truncated=sheet.truncated)

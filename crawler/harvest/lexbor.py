@@ -15,6 +15,7 @@ import re
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from crawler.harvest import tree
+from crawler.harvest.flat import FRAMES, TEXTS
 from crawler.harvest.stream import MAX_DEPTH, MAX_ELEMENTS, Attributes, Visitor, shorten
 
 #: ``<`` signs of a page: a tag may look at every element that is open, and so at as many.
@@ -49,8 +50,8 @@ def feed(text: str, visitor: Visitor) -> bool:
 
 
 def _tell(root: LexborNode, visitor: Visitor) -> bool:
-    """Walk the tree, without recursion; whether a limit ended the walk."""
-    cut = False
+    """Walk the tree, without recursion; whether a limit ended the walk, or what is nested too deep was told flat."""
+    cut = is_full = False
     elements = depth = 0
     pending: list[LexborNode | None] = [root]  # what is to be told; None: an element ends
     while pending:
@@ -59,8 +60,8 @@ def _tell(root: LexborNode, visitor: Visitor) -> bool:
             depth -= 1
             visitor.leave()
             continue
-        cut = cut or elements == MAX_ELEMENTS or depth > MAX_DEPTH
-        if cut or visitor.full:
+        is_full = is_full or elements == MAX_ELEMENTS
+        if is_full or visitor.full:
             continue  # only ends are told any more
         if (following := node.next) is not None:
             pending.append(following)
@@ -69,13 +70,17 @@ def _tell(root: LexborNode, visitor: Visitor) -> bool:
             visitor.text(node.text_content or "")
         elif not name.startswith("-"):
             elements += 1
-            depth += 1
             visitor.enter(name.lower(), _attributes(node))
-            pending.append(None)
+            if depth < MAX_DEPTH or name in FRAMES or name in TEXTS:
+                depth += 1
+                pending.append(None)
+            else:
+                cut = True
+                visitor.leave()
             child = node.first_child or (_content(node) if name == "template" else None)
             if child is not None:
                 pending.append(child)
-    return cut
+    return cut or is_full
 
 
 def _attributes(node: LexborNode) -> Attributes:

@@ -2,6 +2,8 @@
 
 from msgspec import Struct
 
+from crawler.model import ReferrerPolicy
+
 
 class Image(Struct, frozen=True, kw_only=True):
     """One image URL that a page names. Candidates for the same picture share a ``group``."""
@@ -29,6 +31,8 @@ class Image(Struct, frozen=True, kw_only=True):
     #: Greater is likelier the picture that is meant: 0 plain, 1 lazily loaded, 2 lazily loaded and named as larger,
     #: 3 what a thumbnail links to, -1 likely a page about one: named like a picture, or the identifier of one.
     rank: int = 0
+    #: What its element says about ``Referer``; empty: what the page says.
+    referrer_policy: ReferrerPolicy = ""
 
     @property
     def is_pixel(self) -> bool:
@@ -58,5 +62,8 @@ class Page(Struct, frozen=True, kw_only=True):
     language: str = ""
     #: Lower-case robots directives: ``noindex`` for everyone, ``agent:noindex`` for one crawler.
     directives: frozenset[str] = frozenset()
+    #: What the page says about ``Referer``, and what elements say about the pages and parts that they name, by URL.
+    referrer_policy: ReferrerPolicy = ""
+    referrer_policies: dict[str, ReferrerPolicy] = {}
     #: Whether a limit on size cut something off.
     truncated: bool = False

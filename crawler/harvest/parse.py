@@ -8,11 +8,13 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Literal
 
 from crawler.errors import ConfigError
+from crawler.harvest import xhtml
 from crawler.harvest.charset import decode, encode_query
 from crawler.harvest.links import link_header
 from crawler.harvest.page import Image, Page
 from crawler.harvest.stream import Visitor
 from crawler.harvest.walk import Found, Walk
+from crawler.harvest.xhtml import XML_TYPES
 from crawler.urls import MAX_URL_LENGTH, resolve
 
 #: ``lxml``: BeautifulSoup on lxml; ``lexbor``: selectolax, which builds the tree that browsers build, much faster.
@@ -41,7 +43,7 @@ def extract(
         html: the body, as it came or already decoded.
         url: where it was fetched; relative URLs are resolved against it, or against the page's ``<base>``.
         content_type: the HTTP header, for its charset.
-        parser: what reads HTML. XHTML is always read by lxml, to which ``<script/>`` is over.
+        parser: what reads HTML. XHTML is read by an XML parser, to which ``<script/>`` is over.
         lazy: attributes in which the site's scripts find pictures, besides those that are known.
         link: the HTTP header ``Link``.
 
@@ -50,16 +52,15 @@ def extract(
     Raises:
         ConfigError: the parser is not installed, or there is none of that name.
     """
-    feed = _feeder(parser)
-    if (content_type or "").partition(";")[0].strip().lower() == "application/xhtml+xml":
-        feed = _feeder("lxml")
+    is_xml = (content_type or "").partition(";")[0].strip().lower() in XML_TYPES
+    feed = xhtml.feed if is_xml else _feeder(parser)
     text, codec = decode(html, content_type)
     walk = Walk(MAX_URLS, lazy)
     own = resolve(None, url) or url
     for attributes in link_header(link):
         walk.link(attributes | {"href": resolve(own, attributes["href"]) or ""})
     cut = feed(text, walk)
-    cut |= _walk_documents(feed, walk)
+    cut |= _walk_documents(_feeder(parser), walk)
     return _page(walk, _Resolver(own, walk.base, codec), cut=cut or walk.cut)
 
 
@@ -106,6 +107,8 @@ def _page(walk: Walk, resolver: "_Resolver", *, cut: bool) -> Page:
         title=walk.words.of(walk.title),
         language=walk.language,
         directives=frozenset(walk.directives),
+        referrer_policy=walk.referrer_policy,
+        referrer_policies={url: policy for href, policy in walk.referrer_policies.items() if (url := resolver(href))},
         truncated=cut or walk.full or resolver.is_full,
     )
 
@@ -148,11 +151,13 @@ def _images(walk: Walk, resolver: _Resolver) -> Iterator[Image]:
     """The images of a walk, resolved, with the words around them; a ``<source>`` has those of its ``<img>``."""
     alts = {found.group: found.alt for found in reversed(walk.found) if found.alt}
     titles = {found.group: found.title for found in reversed(walk.found) if found.title}
+    policies = {found.group: found.referrer_policy for found in reversed(walk.found) if found.referrer_policy}
     for found in walk.found:
         url = resolver(found.reference.url)
         if url is None:
             continue
         place = found.place
+        is_source = found.reference.source == "picture"
         yield Image(
             url=url,
             source=found.reference.source,
@@ -168,6 +173,7 @@ def _images(walk: Walk, resolver: _Resolver) -> Iterator[Image]:
             declared_width=found.size[0],
             declared_height=found.size[1],
             rank=found.reference.rank,
+            referrer_policy=found.referrer_policy or (policies.get(found.group, "") if is_source else ""),
         )
 
 

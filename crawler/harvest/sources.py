@@ -12,7 +12,7 @@ from msgspec import Struct
 from crawler.harvest.css import declaration_images
 from crawler.harvest.extensions import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from crawler.harvest.extensions import extension as extension
-from crawler.harvest.srcset import Candidate, parse_srcset
+from crawler.harvest.srcset import MAX_CANDIDATES, Candidate, parse_srcset
 from crawler.harvest.stream import Attributes
 
 #: Attributes in which scripts find the URL to show later, whatever the element that has them.
@@ -80,7 +80,7 @@ Rule = Callable[[Attributes], Iterator[Reference]]
 
 def of_img(attributes: Attributes) -> Iterator[Reference]:
     """``<img>``, the ``<image>`` that browsers read as one, and AMP's replacement of it."""
-    yield from _candidates(attributes, "srcset", "srcset")
+    yield from _candidates(attributes, "srcset", "srcset", plain="src")
     yield from _single(attributes, "src", "img")
 
 
@@ -136,7 +136,7 @@ def of_link(attributes: Attributes) -> Iterator[Reference]:
             yield from _single(attributes, "href", relation)
             return
     if "preload" in relations and attributes.get("as", "").strip().lower() == "image":
-        yield from _candidates(attributes, "imagesrcset", "preload")
+        yield from _candidates(attributes, "imagesrcset", "preload", plain="href")
         yield from _single(attributes, "href", "preload")
 
 
@@ -229,9 +229,13 @@ def _single(attributes: Attributes, name: str, source: str, part: int = 0) -> It
         yield Reference(value, source, part=part)
 
 
-def _candidates(attributes: Attributes, name: str, source: str) -> Iterator[Reference]:
+def _candidates(attributes: Attributes, name: str, source: str, plain: str = "") -> Iterator[Reference]:
+    """The candidates of a list; with more than any picture has it is no list, and what is named beside it counts."""
     srcset = attributes.get(name)
-    for candidate in parse_srcset(srcset) if srcset else ():
+    candidates = parse_srcset(srcset) if srcset else ()
+    if len(candidates) == MAX_CANDIDATES and attributes.get(plain, "").strip():
+        return
+    for candidate in candidates:
         yield Reference(candidate.url, source, candidate.width, candidate.density)
 
 

@@ -23,6 +23,8 @@ from crawler.harvest.sources import (
 )
 from crawler.harvest.stream import Attributes
 from crawler.harvest.words import Words, collapse
+from crawler.model import ReferrerPolicy
+from crawler.referrer import element_policy, meta_policy
 
 #: Most robots directives kept; they are a handful.
 _MAX_DIRECTIVES = 100
@@ -69,6 +71,7 @@ class Found(NamedTuple):
     caption: str = ""
     license: str = ""
     size: tuple[int | None, int | None] = (None, None)
+    referrer_policy: ReferrerPolicy = ""
 
 
 class _Open(NamedTuple):
@@ -114,6 +117,9 @@ class Walk:
         #: Figure or item → reference of its licence; 0: the page.
         self.licenses: dict[int, str] = {}
         self.directives: set[str] = set()
+        #: What the page says about ``Referer``, and elements about what they name.
+        self.referrer_policy: ReferrerPolicy = ""
+        self.referrer_policies: dict[str, ReferrerPolicy] = {}
         self._lazy = LAZY_ATTRIBUTES.union(lazy)
         self._place = Place()
         self._heading: int | None = None
@@ -146,6 +152,8 @@ class Walk:
             opened = opened or _Open(place)
         self._opened.append(opened)
         if attributes:
+            if policy := element_policy(attributes):
+                self.referrer_policies.setdefault(attributes.get("href") or attributes.get("src", ""), policy)
             self._collect(name, attributes)
 
     def text(self, data: str) -> None:
@@ -266,6 +274,8 @@ class Walk:
         if not self._is_of_page():
             return
         content = attributes.get("content", "")
+        if attributes.get("name", "").strip().lower() == "referrer":
+            self.referrer_policy = meta_policy(content) or self.referrer_policy
         if len(self.directives) < _MAX_DIRECTIVES:
             self.directives |= parse_directives(attributes.get("name", ""), content)
         pragma = attributes.get("http-equiv", "").strip().lower()
@@ -303,9 +313,11 @@ class Walk:
         title = collapse(attributes.get("title", ""))
         size = (_pixels(attributes, "width"), _pixels(attributes, "height")) if name in _SIZED else (None, None)
         element = place.picture if name in ("img", "source") and place.picture else next(self._elements)
+        policy = element_policy(attributes)
         for reference in references:
             group = self._group(name, element, reference.part)
-            self._take(Found(reference, group, place, self._heading, alt, title, size=size))
+            found = Found(reference, group, place, self._heading, alt, title, size=size, referrer_policy=policy)
+            self._take(found)
         if name == "img":  # completes its <picture>; should another follow, the end tag was forgotten
             self._groups.pop((element, 0), None)
         elif name == "a" and references[0].rank == 3 and place.link is not None:
@@ -355,8 +367,9 @@ class Walk:
         for image in linked_data_images(text):
             reference = Reference(image.url, image.source, rank=-1 if image.is_reference else 0)
             size = image.width, image.height
-            words = {"caption": image.caption, "license": image.license}
-            self._take(Found(reference, next(self._numbers), Place(), None, size=size, **words))
+            caption, license_ = image.caption, image.license
+            number = next(self._numbers)
+            self._take(Found(reference, number, Place(), None, caption=caption, license=license_, size=size))
 
     # --- what the methods above have in common
 

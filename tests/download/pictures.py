@@ -62,6 +62,13 @@ MAKERS: dict[str, Callable[[], bytes]] = {
 }
 
 
+def large(kind: str, side: int, mode: str = "RGB", **options: Any) -> bytes:
+    """A square picture of few bytes and many pixels, whose content is not all the same."""
+    buffer = BytesIO()
+    noise(side // 100, side // 100, mode).resize((side, side), Image.Resampling.NEAREST).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
 def png_chunk(kind: bytes, data: bytes = b"") -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

@@ -1,15 +1,17 @@
+import sys
 from pathlib import Path
 
 import pytest
 from urllib3 import HTTPHeaderDict
 
+from crawler.download.decoders import Decoders
 from crawler.download.dedup import digest
 from crawler.download.downloader import Downloader
 from crawler.errors import DiskError, RequestFailed
 from crawler.fetcher import Canned, CannedFetcher
 from crawler.model import ImageRecord, Outcome, Request
 from crawler.storage import LocalStore
-from tests.download.pictures import picture
+from tests.download.pictures import MAKERS, picture
 
 URL = "https://a.example/cat.jpg"
 REQUEST = Request(url=URL, kind="image", referrer="https://a.example/", source="img", alt="a cat", depth=2)
@@ -168,3 +170,87 @@ def test_a_disk_fault_is_charged_to_no_url(store: LocalStore) -> None:
     (store.root / "images").write_bytes(b"a file where the directory belongs")
     with pytest.raises(DiskError, match="images"):
         answer_with(store, Canned(body=JPEG))
+
+
+# --- header first
+
+BIG = picture("PNG", 700, 500)
+
+
+def test_what_nobody_wants_is_given_up_at_its_beginning(store: LocalStore) -> None:
+    length = {"content-length": str(len(BIG))}
+    outcome = answer_with(store, Canned(headers=length, body=BIG), min_size=501)
+    assert outcome.reason == "too-small"
+    assert outcome.received <= 65_536
+    assert outcome.spared == len(BIG) - outcome.received > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"types": frozenset({"jpeg"})}, "filtered"),
+        ({"max_aspect": 1.3}, "filtered"),
+        ({"animated": "only"}, "filtered"),
+        ({"max_pixels": 349_999}, "pixels-limit"),
+        ({"max_bytes": len(BIG) - 1}, "too-large"),
+    ],
+)
+def test_each_filter_spares_the_rest(store: LocalStore, options: dict[str, object], reason: str) -> None:
+    outcome = answer_with(store, Canned(headers={"content-length": str(len(BIG))}, body=BIG), **options)
+    assert (outcome.reason, outcome.spared > 0) == (reason, True)
+
+
+def test_a_page_instead_of_a_picture_is_given_up_too(store: LocalStore) -> None:
+    page = b"<!DOCTYPE html>".ljust(500_000)
+    outcome = answer_with(store, Canned(headers={"content-length": "500000"}, body=page))
+    assert (outcome.reason, outcome.spared > 400_000) == ("not-an-image", True)
+
+
+def test_nothing_is_spared_of_what_was_wanted(store: LocalStore) -> None:
+    length = {"content-length": str(len(BIG) + 9)}
+    assert answer_with(store, Canned(headers=length, body=BIG)).spared == 0
+    assert answer_with(store, Canned(status=404, headers=length, body=BIG)).spared == 0
+
+
+@pytest.mark.parametrize("length", ["", "-5", "1e9", "٣", "9" * 30])
+def test_a_length_that_is_none_spares_nothing(store: LocalStore, length: str) -> None:
+    canned = Canned(headers={"content-length": length}, body=BIG)
+    assert answer_with(store, canned, types=frozenset({"gif"})).spared == 0
+
+
+def test_a_boast_is_cut_to_what_counts_may_be(store: LocalStore) -> None:
+    canned = Canned(headers={"content-length": "9" * 19}, body=BIG)
+    assert answer_with(store, canned).spared == 2**40
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if "animated" in name])
+def test_animations_can_be_left_out_or_be_all_that_is_kept(store: LocalStore, name: str) -> None:
+    body = MAKERS[name]()
+    assert answer_with(store, Canned(body=body), animated="skip").reason == "filtered"
+    assert answer_with(store, Canned(body=body), animated="only").reason == ""
+    assert answer_with(store, Canned(body=body)).reason == ""
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_headers_can_be_all_that_is_looked_at(store: LocalStore, name: str) -> None:
+    body = MAKERS[name]()
+    decoded, read = (record_of(answer_with(store, Canned(body=body), verify=how)) for how in ("decode", "header"))
+    assert (read.format, read.width, read.height) == (decoded.format, decoded.width, decoded.height)
+    assert answer_with(store, Canned(body=body[: len(body) * 2 // 3]), verify="header").reason == "truncated"
+
+
+def test_what_is_not_decoded_may_be_damaged_inside(store: LocalStore) -> None:
+    damaged = JPEG[:-600] + b"\x11" * 598 + JPEG[-2:]
+    assert answer_with(store, Canned(body=damaged), verify="header").reason == ""
+
+
+def test_what_crashes_its_decoder_is_a_failure_like_any_other(store: LocalStore) -> None:
+    code = "import os; from crawler.download import child; child.serve(lambda found, limit: os.abort())"
+    downloader = Downloader(
+        CannedFetcher({URL: Canned(body=picture("WEBP"))}),
+        store,
+        decoders=Decoders(1, command=(sys.executable, "-c", code)),
+    )
+    outcome = downloader.handle(REQUEST)
+    downloader.close()
+    assert (outcome.status, outcome.reason) == ("done", "corrupt")

@@ -1,4 +1,5 @@
 import contextlib
+import struct
 import warnings
 import zlib
 
@@ -108,6 +109,28 @@ def test_changed_pixels_of_a_png_are_seen() -> None:
     data = bytearray(picture("PNG"))
     data[len(data) // 2] ^= 1
     assert reason_for(bytes(data)) == "corrupt"
+
+
+def test_claimed_frames_cost_nothing_where_there_are_none() -> None:
+    control = png_chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0))
+    rows = zlib.compress(bytes((1 + 3 * 8) * 8))
+    assert inspect_image(png_of(png_header(8, 8), control, png_chunk(b"IDAT", rows))).frames == 1
+
+
+@pytest.mark.parametrize("frames", [70_000, 2_500_000, 2**31])
+def test_a_track_of_billions_of_frames_costs_nothing(frames: int) -> None:
+    data = bytearray(MAKERS["avif-animated"]())
+    sizes, runs, times = (data.index(name) + 4 for name in (b"stsz", b"stsc", b"stts"))
+    data[sizes + 4 : sizes + 12] = struct.pack(">II", 1, frames)  # as many samples, of one byte each …
+    data[runs + 12 : runs + 16] = data[times + 8 : times + 12] = struct.pack(">I", frames)  # … in one run
+    assert reason_for(bytes(data)) in ("corrupt", "decompression-limit", "truncated")
+
+
+def test_an_animation_of_too_many_frames_is_refused() -> None:
+    frame = b",\0\0\0\0\1\0\1\0\0\2\2\x4c\1\0"
+    screen = b"GIF89a\1\0\1\0\0\0\0"
+    assert inspect_image(screen + frame * 1_000 + b";").frames == 1_000
+    assert reason_for(screen + frame * 66_000 + b";") == "decompression-limit"
 
 
 def test_hostile_metadata_is_never_read() -> None:

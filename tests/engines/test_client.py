@@ -21,7 +21,7 @@ from crawler.errors import AccessError, CrawlerError, MessageError, NetworkError
 from crawler.frontier.base import PROTOCOL, Frontier
 from crawler.frontier.politeness import Policy
 from crawler.frontier.sqlite import SqliteFrontier
-from crawler.model import About, FrontierStats, Grant, ImageRecord, Outcome, Request, RobotsRules
+from crawler.model import About, FrontierStats, Grant, ImageRecord, Outcome, Request, RobotsRules, Verdict
 from tests.engines.conftest import Serve, join_for
 from tests.engines.evil import evil_pickle
 from tests.engines.fake_frontier import FakeFrontier
@@ -75,6 +75,15 @@ def test_only_the_master_puts(remote: RemoteFrontier) -> None:
 def test_a_lease_of_more_than_a_message_holds_is_cut_down(remote: RemoteFrontier, frontier: FakeFrontier) -> None:
     frontier.put([Request(url=f"http://b.test/{n}", kind="image") for n in range(1_500)])
     assert len(remote.lease("me", ["image"], 5_000, 60.0, 0.0).turns[0].leases) == 1_000
+
+
+def test_a_path_that_leads_astray_is_not_taken_from_a_master(
+    remote: RemoteFrontier, frontier: FakeFrontier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    astray = (Verdict(status="duplicate", store="ab" * 8, path="images/../../.ssh/id"),)
+    monkeypatch.setattr(frontier, "complete", lambda worker, outcomes, ended_turns: astray)
+    with pytest.raises(MessageError, match="no store has"):
+        remote.complete("me", [Outcome(status="done", token="t1")], [])
 
 
 def test_records_are_fetched_in_portions(remote: RemoteFrontier, frontier: FakeFrontier) -> None:
@@ -396,7 +405,6 @@ def test_a_worker_that_says_hello_again_in_the_same_life_keeps_what_it_holds(ser
     [
         {"reason": "x\nhttp://evil.test/--->success"},
         {"status": "success", "store": "../.."},
-        {"status": "duplicate", "store": "a" * 16, "path": "../../etc/passwd"},
         {"attempts": -1},
     ],
 )

@@ -35,14 +35,18 @@ def put(record: ImageRecord) -> ImageRecord | None:
 
 def test_what_our_downloaders_write_passes() -> None:
     failed = ImageRecord(url="http://a.example/1.jpg", reason="http-404")
-    assert (put(GOOD), put(failed)) == (GOOD, failed)
+    named = msgspec.structs.replace(GOOD, path=f"images/a.example/été.{SHA[:32]}.jpg")
+    assert (put(GOOD), put(failed), put(named)) == (GOOD, failed, named)
 
 
 @pytest.mark.parametrize(
     "lie",
     [
         {"path": "../../../../etc/passwd"},
-        {"path": f"images/cd/{SHA}.jpg"},
+        {"path": f"images/cd/{'cd' * 32}.jpg"},
+        {"path": f"images/nul.{SHA[:32]}.jpg"},
+        {"path": f"images/boat.{'cd' * 16}.jpg"},
+        {"path": f"elsewhere/{SHA}.jpg"},
         {"path": f"images/ab/{SHA}.jpg/../../x"},
         {"store": "\x1b]0;evil"},
         {"sha256": "<script>", "path": ""},
@@ -98,3 +102,27 @@ def test_an_answer_of_records_ends_before_it_is_too_long_and_the_rest_is_asked_f
     assert 4 * 2**20 < sum(len(record.alt) for _, record in first) < 8 * 2**20
     with served(LongRecords()) as remote:
         assert [number for number, _ in remote.records(0, 300)] == list(range(1, 301))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a.example/\nhttp://b.example/--->success",
+        "http://a.example/x--->success",
+        "http://a.example/ x",
+        "http://a.example/<x",
+        "http://a.example/ä",
+        "http://a.example/\x00",
+        "http://a.example/\x7f",
+        "http://a.example/\n",
+    ],
+)
+def test_a_url_that_could_forge_a_record_line_is_not_read(url: str) -> None:
+    sound = Request(url="http://a.example/", kind="image")
+    for forged in (Request(url=url), Request(url="http://a.example/", fallback=url)):
+        for outcome in (
+            Outcome(status="done", discovered=(sound, forged)),
+            Outcome(status="moved", successor=forged),
+        ):
+            with pytest.raises(MessageError, match="URL"):
+                read_call(write_call(RESULTS, "put", ("w1", (outcome,), ())))

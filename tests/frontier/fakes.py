@@ -63,7 +63,7 @@ def tokens(grant: Grant) -> list[str]:
 
 
 def saved(request: Request, sha256: str = "") -> ImageRecord:
-    digest = sha256 or f"{abs(hash(request.url)):064x}"
+    digest = sha256 or f"{abs(hash(request.url)):016x}" * 4
     path = f"images/{digest[:2]}/{digest}.jpg"
     return describe(request, status="success", store="51" * 8, path=path, sha256=digest, bytes=10, http_status=200)
 

@@ -395,6 +395,16 @@ def test_bad_lines_of_several_lists_add_up(make: Make) -> None:
     assert (len(urls(grant)), frontier.stats().bad_lines) == (2, 6)
 
 
+def test_spared_bytes_add_up_whatever_workers_claim(make: Make) -> None:
+    frontier = make()
+    frontier.put(images(3))
+    grant = lease(frontier)
+    spared = (5, 2**20, 2**53)
+    for token, number, total in zip(tokens(grant), spared, (5, 2**20 + 5, 2**53), strict=False):
+        frontier.complete("w1", [Outcome(status="done", token=token, reason="filtered", spared=number)], ())
+        assert frontier.stats().spared == total
+
+
 def test_what_the_frontier_decides_itself_is_no_attempt(make: Make, clock: FakeClock) -> None:
     frontier = make()
     frontier.put([image()])

@@ -39,7 +39,9 @@ def busy_crawl(frontier: SqliteFrontier) -> None:
     grant = lease(frontier, "image", limit=4)
     good = done(grant)
     frontier.complete("w1", [good[0], *retry(grant)[1:2], *good[3:]], ())
-    frontier.complete("w1", [Outcome(status="done", token=tokens(grant)[2], reason="http-404")], turn_ids(grant))
+    frontier.complete(
+        "w1", [Outcome(status="done", token=tokens(grant)[2], reason="http-404", spared=11)], turn_ids(grant)
+    )
     grant = lease(frontier, "page", limit=1)
     frontier.complete("w1", done(grant, rejected=7, discovered=(image("http://c.example/"),)), turn_ids(grant))
     lease(frontier, "image", worker="w2", limit=2)
@@ -313,6 +315,16 @@ def test_a_log_that_can_t_be_written_stops_nothing(
         pass
     assert frontier.stats().success == 3
     assert "cannot write" in caplog.text and len(caplog.records) < 5
+
+
+def test_a_crawl_that_is_over_leaves_no_log(open_file: Open, path: Path) -> None:
+    frontier = open_file()
+    frontier.put(images(3))
+    grant = lease(frontier)
+    assert path.with_name("leases.log").stat().st_size > 0
+    frontier.complete("w1", done(grant), [turn.id for turn in grant.turns])
+    frontier.close()
+    assert not path.with_name("leases.log").exists()
 
 
 class _FullDisk(FileIO):

@@ -169,7 +169,7 @@ def test_what_can_t_be_read_is_not_lent(open_file: Open) -> None:
     frontier = open_file(SINGLE)
     frontier.put(images(4) + images(2, "b.example"))
     with (
-        failing(frontier, "SELECT id, data", "disk I/O error"),
+        failing(frontier, "SELECT group_concat", "disk I/O error"),
         pytest.raises(DiskError, match="disk I/O error"),
     ):
         lease(frontier)
@@ -394,7 +394,7 @@ def test_a_full_disk_is_told_to_all_who_came_together(path: Path) -> None:
     calls = [(f"w{n}", done(lease(frontier, worker=f"w{n}", limit=3))) for n in range(2)]
     with failing(frontier):
         answers = together(frontier, calls)
-    assert all(isinstance(answer, str) and answer.startswith("DiskError: no space left") for answer in answers)
+    assert all(isinstance(answer, str) and answer.startswith("DiskTrouble: no space left") for answer in answers)
     assert together(frontier, calls) == [("accepted",) * 3] * 2
     frontier.close()
 

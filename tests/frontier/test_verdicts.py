@@ -29,11 +29,15 @@ def frontier(clock: FakeClock) -> Iterator[SqliteFrontier]:
     made.close()
 
 
-def bring(frontier: SqliteFrontier, worker: str, store: str, *, reason: str = "") -> tuple[Verdict, Outcome]:
+def bring(
+    frontier: SqliteFrontier, worker: str, store: str, *, reason: str = "", name: str = ""
+) -> tuple[Verdict, Outcome]:
     """A worker leases one picture, always of the same bytes, and tells of it."""
     grant = lease(frontier, worker=worker, limit=1)
     (held,) = grant.turns[0].leases
     record = None if reason else structs.replace(saved(held.request, BYTES), store=store)
+    if record is not None and name:
+        record = structs.replace(record, path=f"images/{name}.{BYTES[:32]}.jpg")
     outcome = Outcome(status="done", token=held.token, reason=reason, record=record, stored=True)
     (verdict,) = frontier.complete(worker, [outcome], turn_ids(grant))
     return verdict, outcome
@@ -65,14 +69,28 @@ def test_a_duplicate_in_the_same_store_is_the_first_copy_itself(frontier: Sqlite
     assert (verdict.status, verdict.is_spare) == ("duplicate", False)
 
 
+def test_the_same_bytes_under_two_names_in_one_store_are_one_too_many(
+    frontier: SqliteFrontier, clock: FakeClock
+) -> None:
+    bring(frontier, "w1", HERE, name="dog")
+    clock.go(61)  # whoever has brought the first one: the store is the same
+    verdict, outcome = bring(frontier, "w2", HERE, name="cat")
+    assert verdict == Verdict(
+        status="duplicate", store=HERE, path=f"images/dog.{BYTES[:32]}.jpg", attempts=1, is_spare=True
+    )
+    (again,) = frontier.complete("w2", [outcome], ())
+    assert again == structs.replace(verdict, state="duplicate")
+
+
 def test_what_is_told_twice_is_answered_twice(frontier: SqliteFrontier) -> None:
     first, outcome = bring(frontier, "w1", HERE)
     (again,) = frontier.complete("w1", [outcome], ())
     assert again == structs.replace(first, state="duplicate")
 
 
-def test_whoever_was_too_late_is_told_that_the_copy_is_too_many_and_nothing_more(
-    frontier: SqliteFrontier, clock: FakeClock
+@pytest.mark.parametrize("store", [HERE, THERE])
+def test_whoever_was_too_late_is_told_that_the_copy_is_too_many_and_hardly_more(
+    frontier: SqliteFrontier, clock: FakeClock, store: str
 ) -> None:
     late = lease(frontier, worker="slow", limit=1)
     clock.go(121)
@@ -81,8 +99,12 @@ def test_whoever_was_too_late_is_told_that_the_copy_is_too_many_and_nothing_more
     first = structs.replace(done(other)[0], record=structs.replace(saved(other.turns[0].leases[0].request), store=HERE))
     frontier.complete("fast", [first], turn_ids(other))
     assert first.record
-    own = structs.replace(done(late)[0], record=structs.replace(first.record, store=THERE))
-    assert frontier.complete("slow", [own], turn_ids(late)) == (Verdict(state="duplicate", is_spare=True),)
+    path = f"images/late.{first.record.sha256}.jpg"
+    own = structs.replace(done(late)[0], record=structs.replace(first.record, store=store, path=path))
+    told = Verdict(state="duplicate", is_spare=True)
+    if store == HERE:
+        told = structs.replace(told, store=HERE, path=first.record.path)
+    assert frontier.complete("slow", [own], turn_ids(late)) == (told,)
 
 
 def test_a_hello_that_is_heard_twice_frees_nothing(frontier: SqliteFrontier) -> None:

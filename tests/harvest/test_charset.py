@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.harvest.charset import decode, encode_query
+from crawler.harvest.charset import content_type_of, decode, encode_query
 from crawler.urls import resolve
 
 
@@ -138,3 +138,24 @@ def test_any_reference_can_be_encoded_and_resolved(reference: str, codec: str) -
     encoded = encode_query(reference, codec)
     assert encoded == reference or not reference.isascii()
     assert resolve("http://a.example/", encoded) is None or "://" in str(resolve("http://a.example/", encoded))
+
+
+@pytest.mark.parametrize(
+    ("values", "content_type"),
+    [
+        (["Text/HTML; charset=GBK"], 'text/html;charset="GBK"'),
+        (["text/html; charset=gbk", "text/html"], 'text/html;charset="gbk"'),
+        (["text/html; charset=gbk, text/html; charset=utf-8"], 'text/html;charset="utf-8"'),
+        (["text/html; charset=gbk", "text/css"], "text/css"),
+        ([], ""),
+        (["", ";;;"], ""),
+        (["nonsense; x"], "nonsense"),
+    ],
+)
+def test_several_content_types_amount_to_one(values: list[str], content_type: str) -> None:
+    assert content_type_of(values) == content_type
+
+
+@pytest.mark.parametrize("unit", [",", '"', "a/b,", 'a/b;charset="', "x"])
+def test_a_content_type_without_end_is_cut(unit: str) -> None:
+    assert len(content_type_of([unit * 1_000_000])) <= 1_000

@@ -86,6 +86,14 @@ def test_what_a_page_asks_for_holds_for_its_parts(directives: str, sources: set[
 # --- feeds and sitemaps
 
 
+def test_feeds_and_sitemaps_that_are_linked_are_walked_like_pages() -> None:
+    pages = harvest("<a href=/sitemap.xml><a href=/news.rss><a href=/a.atom><a href=/b.zip>").discovered
+    assert [(page.kind, page.url, page.depth) for page in pages] == [
+        ("page", f"{SITE}/{name}", 1) for name in ("sitemap.xml", "news.rss", "a.atom")
+    ]
+    assert harvest("<a href=sitemap.xml>", max_depth=0).discovered == ()
+
+
 def test_a_sitemap_leads_to_pages_and_pictures_of_the_site() -> None:
     text = f"""<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"
         xmlns:image="http://www.google.com/schemas/sitemap-image/1.1">

@@ -7,7 +7,7 @@ import pytest
 from urllib3 import HTTPHeaderDict
 
 from crawler.errors import RequestFailed
-from crawler.fetcher import Canned, CannedFetcher
+from crawler.fetcher import Canned, CannedFetcher, Conditions, Response
 from crawler.harvest import parse
 from crawler.harvest.finds import Rules
 from crawler.harvest.harvester import MAX_REDIRECTS, Harvester
@@ -258,6 +258,75 @@ def test_a_failure_of_the_fetch_is_an_outcome() -> None:
 def test_a_page_too_large_fails() -> None:
     outcome = harvest("x" * 1_001, max_page_bytes=1_000)
     assert (outcome.status, outcome.reason) == ("done", "too-large")
+
+
+class Ending:
+    """A body that ends with a fault."""
+
+    received = 0
+
+    def __init__(self, data: bytes, fault: RequestFailed) -> None:
+        self._pieces, self._fault = [data], fault
+
+    def read(self, size: int) -> bytes:
+        if self._pieces:
+            return self._pieces.pop()
+        raise self._fault
+
+    def close(self) -> None:
+        pass
+
+
+def cut_short(fault: RequestFailed, html: str = "<img src=/1.png><a href=/next>", **headers: str) -> Outcome:
+    class Fetcher:
+        def fetch(self, request: Request, conditions: Conditions) -> Response:
+            fields = {"content-type": "text/html", **headers}
+            body = Ending(html.encode(), fault)
+            return Response(request.location, 200, headers=fields, body=body, conditions=conditions)
+
+    return Harvester(Fetcher()).handle(SEED)
+
+
+@pytest.mark.parametrize("reason", ["too-large", "decompression-limit", "corrupt"])
+def test_of_a_page_that_can_t_be_had_whole_the_beginning_counts(reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    outcome = cut_short(RequestFailed(reason))
+    assert (outcome.status, outcome.reason) == ("done", "")
+    assert [found.url for found in outcome.discovered] == ["http://a.example/1.png", "http://a.example/next"]
+    assert "document cut short" in caplog.text
+
+
+@pytest.mark.parametrize("reason", ["truncated", "too-slow", "timeout"])
+def test_a_page_that_broke_off_is_tried_again_and_what_came_is_kept(reason: str) -> None:
+    outcome = cut_short(RequestFailed(reason, retryable=True))
+    assert (outcome.status, outcome.reason) == ("retry", reason)
+    assert len(outcome.discovered) == 2
+
+
+def test_a_beginning_without_anything_in_it_is_a_failure() -> None:
+    assert cut_short(RequestFailed("too-large"), "<p>").reason == "too-large"
+    assert cut_short(RequestFailed("cancelled")).discovered == ()
+
+
+def test_the_length_that_a_page_announces_is_no_reason_to_leave_it() -> None:
+    outcome = harvest("<img src=x>", headers={"Content-Length": "999999999999"})
+    assert (outcome.reason, len(outcome.discovered)) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "is_read"),
+    [
+        ("text/html, text/html; charset=utf-8", True),
+        ("text/plain, text/html", True),
+        ("text/html, text/plain", False),
+        ("text/html, */*", True),
+        ("text/html, nonsense", True),
+        ("nonsense, text/html", True),
+        ('text/html; charset="a,b"', True),
+        ("TEXT/HTML ;x", True),
+    ],
+)
+def test_of_several_types_the_last_counts(content_type: str, is_read: bool) -> None:
+    assert bool(harvest("<img src=x>", headers={"Content-Type": content_type}).discovered) == is_read
 
 
 def test_time_and_bytes_are_reported() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from crawler.harvest.page import Image
 from crawler.harvest.sources import IMAGE_EXTENSIONS, MAX_LAZY_VALUE, extension
+from crawler.harvest.srcset import MAX_CANDIDATES
 from tests.harvest.readers import read
 
 
@@ -276,3 +277,23 @@ def test_the_extension_is_that_of_the_path(url: str, expected: str) -> None:
 
 def test_extensions_are_spelled_as_they_are_compared() -> None:
     assert all(word == word.lower() and word.isalnum() for word in IMAGE_EXTENSIONS)
+
+
+ENDLESS = ", ".join(f"{number} {number + 1}w" for number in range(MAX_CANDIDATES))
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        (f"<img src=plain srcset='{ENDLESS}'>", 1),
+        (f"<link rel=preload as=image href=plain imagesrcset='{ENDLESS}'>", 1),
+        (f"<img srcset='{ENDLESS}'>", MAX_CANDIDATES),
+        (f"<img src=' ' srcset='{ENDLESS}'>", MAX_CANDIDATES),
+        (f"<img src=plain srcset='{ENDLESS.removesuffix(', 999 1000w')}'>", MAX_CANDIDATES),
+    ],
+    ids=["img", "preload", "no src", "blank src", "just short enough"],
+)
+def test_a_list_without_end_gives_way_to_the_plain_address(html: str, expected: int) -> None:
+    urls = [url for _, url in found(html)]
+    assert len(urls) == expected
+    assert ("plain" in urls) == ("plain" in html)

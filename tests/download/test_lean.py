@@ -1,0 +1,154 @@
+import ctypes
+import struct
+import sys
+from io import BytesIO
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crawler.download import lean, verify
+from crawler.download.structure import outline, webp_frames
+from crawler.download.verify import inspect_image
+from crawler.errors import InvalidImage
+from tests.download.pictures import MAKERS, large, noise, picture
+
+LEAN = ["webp", "webp-lossless", "webp-animated", "avif", "avif-animated"]
+
+
+def reason_for(data: bytes) -> str:
+    try:
+        inspect_image(data)
+    except InvalidImage as error:
+        return error.reason
+    return ""
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow does it all."""
+    monkeypatch.setattr(verify, "_find_webp", lambda: None)
+    monkeypatch.setattr(verify, "_find_avif", lambda: None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="their functions can't be found there")
+def test_the_libraries_can_be_called() -> None:
+    assert lean.find_webp() is not None
+    assert lean.find_avif() is not None
+
+
+@pytest.mark.parametrize("name", LEAN)
+def test_pillow_says_the_same(name: str, plain: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = inspect_image(MAKERS[name]())
+    monkeypatch.undo()
+    assert inspect_image(MAKERS[name]()) == theirs
+
+
+@pytest.mark.parametrize("find", [lean.find_webp, lean.find_avif])
+def test_a_library_that_can_t_be_found_is_done_without(find: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    assert find() is None  # type: ignore[operator]
+
+
+def test_an_unknown_make_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean, "_AVIF_DEFAULTS", [1, *lean._AVIF_DEFAULTS[1:]])
+    monkeypatch.setattr(lean, "_WEBP_ABI", 0x7F00)
+    assert lean.find_avif() is None
+    assert lean.find_webp() is None
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 7), (63, 65)])
+@pytest.mark.parametrize("lossless", [True, False])
+def test_any_size_will_do(size: tuple[int, int], lossless: bool) -> None:
+    info = inspect_image(picture("WEBP", *size, mode="RGBA", lossless=lossless))
+    assert (info.width, info.height) == size
+
+
+def test_a_picture_with_alpha_is_decoded_with_it() -> None:
+    image = noise(64, 64).copy()
+    image.putalpha(noise(64, 64, "L", b"alpha"))
+    buffer = BytesIO()
+    image.save(buffer, "WEBP", quality=80)
+    data = buffer.getvalue()
+    assert inspect_image(data).format == "webp"
+    start = data.index(b"ALPH") + 8
+    assert reason_for(data[:start] + b"\xff" * 40 + data[start + 40 :]) == "corrupt"
+
+
+def test_pixels_of_a_webp_that_end_early_are_seen_inside_a_whole_container() -> None:
+    data = picture("WEBP", lossless=True)
+    body = data[20 : 20 + (len(data) - 20) // 2 // 2 * 2]
+    inner = b"VP8L" + struct.pack("<I", len(body)) + body
+    assert reason_for(b"RIFF" + struct.pack("<I", 4 + len(inner)) + b"WEBP" + inner) in ("truncated", "corrupt")
+
+
+def test_a_frame_outside_its_canvas_is_corrupt() -> None:
+    data = bytearray(MAKERS["webp-animated"]())
+    frame = data.index(b"ANMF") + 8
+    data[frame : frame + 3] = b"\xff\0\0"
+    assert reason_for(bytes(data)) == "corrupt"
+
+
+def test_a_frame_of_another_size_than_was_told_is_corrupt() -> None:
+    data = bytearray(MAKERS["webp-animated"]())
+    height = data.rindex(b"\x9d\x01\x2a") + 5
+    data[height + 1] = 1  # 256 rows more
+    assert reason_for(bytes(data)) == "corrupt"
+
+
+def test_an_animation_without_a_frame_is_corrupt() -> None:
+    data = MAKERS["webp-animated"]().replace(b"ANMF", b"XXXX")
+    assert reason_for(data) == "corrupt"
+
+
+def test_the_only_frame_of_a_still_is_all_of_it() -> None:
+    data = picture("WEBP")
+    assert list(webp_frames(data)) == [(data, 61, 47)]
+
+
+def test_later_frames_of_an_animation_are_decoded_as_far_as_one_large_picture_goes() -> None:
+    data = MAKERS["webp-animated"]()
+    last = data.rindex(b"VP8") + 8
+    damaged = data[:last] + bytes(len(data) - last)
+    assert reason_for(damaged) != ""
+    assert inspect_image(damaged, max_pixels=2 * 61 * 47).frames == 3
+
+
+@pytest.mark.parametrize("name", LEAN)
+@settings(deadline=None)  # decoders take what they take
+@given(data=st.data())
+def test_any_damage_behind_the_header_is_judged_as_pillow_does(name: str, data: st.DataObject) -> None:
+    damaged = bytearray(MAKERS[name]())
+    for _ in range(data.draw(st.integers(1, 8))):
+        damaged[data.draw(st.integers(len(damaged) // 2, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    ours = reason_for(bytes(damaged))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "_find_webp", lambda: None)
+        patch.setattr(verify, "_find_avif", lambda: None)
+        theirs = reason_for(bytes(damaged))
+    assert ours or not theirs
+
+
+@pytest.mark.parametrize(
+    ("kind", "side", "options"),
+    [
+        ("JPEG", 6_300, {"progressive": True, "subsampling": 0}),
+        ("JPEG", 5_400, {"progressive": True, "mode": "CMYK"}),
+    ],
+)
+def test_what_takes_too_much_memory_is_refused(kind: str, side: int, options: dict[str, object]) -> None:
+    assert reason_for(large(kind, side, **options)) == "pixels-limit"  # type: ignore[arg-type]
+
+
+def test_a_progressive_jpeg_of_fewer_samples_is_not() -> None:
+    found = outline(large("JPEG", 6_300, progressive=True))
+    assert found.kept == 2 * 6_300**2 * 3 // 2
+    assert outline(large("JPEG", 800)).kept == 0
+
+
+def test_deep_colours_of_a_large_canvas_are_refused() -> None:
+    with pytest.raises(InvalidImage, match="pixels-limit"):
+        lean.check_memory("avif", lean.MAX_DECODED + 1)

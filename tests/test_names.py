@@ -1,0 +1,116 @@
+"""Crawls whose pictures have names that people read: whole, checked, gathered, gone on with under other names."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import crawler
+from crawler.audit import gather, verify
+from crawler.demo import DemoServer
+from crawler.model import ImageRecord
+from crawler.paths import hash_in, is_picture
+from crawler.showcase import compare, load_truth
+from tests.processes import Command, commands, downloaders, manifest_of, many_pictures, wait_until
+
+Start = Callable[..., Command]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with commands(tmp_path) as starter:
+        yield starter
+
+
+def files_in(place: Path) -> set[str]:
+    return {path.relative_to(place).as_posix() for path in (place / "images").rglob("*") if path.is_file()}
+
+
+def successes(job: Path) -> list[ImageRecord]:
+    return [row for row in manifest_of(job) if row.status == "success"]
+
+
+def copies(folder: Path, pictures: int = 3) -> Path:
+    """A site on which four names show each of so many pictures."""
+    site = many_pictures(folder, pictures)
+    names = [f"{n:04}-{name}.png" for n in range(pictures) for name in ("cat", "dog", "owl")]
+    for name in names:
+        (site / "a" / name).write_bytes((site / "a" / f"{name[:4]}.png").read_bytes())
+    page = site / "a" / "index.html"
+    page.write_text(page.read_text() + "".join(f'<img src="{name}">' for name in names))
+    return site
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_bundled_web_under_readable_names(workers: int, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with DemoServer() as server:
+        summary = crawler.run(server.url, output=out, workers=workers, name="{host}/{path}")
+        assert compare(load_truth(server), manifest_of(out)) == []
+    rows = successes(out)
+    assert summary.exit_code == 0 and all(is_picture(row.path, row.sha256) for row in rows)
+    assert files_in(out) == {row.path for row in rows}
+    (harbour,) = (row for row in rows if row.url.endswith("/gallery/harbour.jpg"))
+    host = harbour.url.split("/")[2].replace(":", "_")
+    assert harbour.path == f"images/{host}/gallery/harbour.{hash_in(harbour.path)}.jpg"
+    found = verify(out)
+    assert (found.whole, found.spare, found.is_good) == (len(rows), 0, True), found
+
+
+def test_of_the_same_bytes_under_several_names_one_is_kept(tmp_path: Path) -> None:
+    with DemoServer(copies(tmp_path)) as server:
+        summary = crawler.run(server.url, output=tmp_path / "out", name="{file}")
+    assert (summary.stats.success, summary.stats.duplicate) == (3, 9)
+    assert files_in(tmp_path / "out") == {row.path for row in manifest_of(tmp_path / "out")}
+    assert len(files_in(tmp_path / "out")) == 3
+    assert verify(tmp_path / "out").is_good
+
+
+def test_another_template_holds_for_what_is_still_to_come(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with DemoServer(copies(tmp_path)) as server:
+        crawler.run(server.url, output=out, max_images=1)
+        crawler.run(server.url, output=out, max_images=2, name="{file}-{hash}")
+        summary = crawler.run(server.url, output=out, max_images=100, name="{alt}/{file}")
+    assert (summary.stats.success, summary.stats.duplicate) == (3, 9)
+    folders = sorted(row.path.rpartition("/")[0] for row in successes(out))
+    assert len(folders) == 3 and {"images", "images/_"} <= set(folders)
+    assert len(files_in(out)) == 3 and verify(out).is_good
+
+
+def test_two_stores_with_names_are_verified_and_gathered(start: Start, tmp_path: Path) -> None:
+    job, stores = tmp_path / "job", [tmp_path / "A", tmp_path / "B"]
+    site = copies(tmp_path, 40)
+    with DemoServer(site, {f"/{path.name}": {"delay": 0.05} for path in (site / "a").glob("*.png")}) as server:
+        server.hold("/robots.txt")
+        master = start("master", "harvest", server.url, "-o", job, "--name", "{host}/{file}")
+        wait_until(lambda: (job / "join").exists(), "a join file")
+        boxes = [start(store.name, "download", job / "join", "-o", store, "-t", 1) for store in stores]
+        wait_until(lambda: len(downloaders(job)) == 2, "both have joined")
+        server.release("/robots.txt")
+        assert [command.ends() for command in (master, *boxes)] == [0, 0, 0], master.said
+    found = verify(job, stores)
+    assert (found.whole, found.missing, found.foreign, found.is_good) == (40, 0, 0, True), found
+    assert all(verify(store).is_good for store in stores)
+    done = gather(job, stores)
+    assert (done.pictures, done.missing, done.elsewhere) == (40, 0, ())
+    assert files_in(job) == {row.path for row in successes(job)}
+    assert (verify(job).whole, verify(job).is_good) == (40, True)
+
+
+def test_a_copy_that_stayed_under_another_name_is_spare_and_a_stranger_foreign(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with DemoServer(many_pictures(tmp_path, 2)) as server:
+        crawler.run(server.url, output=out, name="{file}")
+    row = successes(out)[0]
+    (out / "images" / f"left.{row.sha256[:32]}.png").write_bytes((out / row.path).read_bytes())
+    assert (verify(out).spare, verify(out).is_good) == (1, True)
+    (out / "images" / f"left.{'0' * 32}.png").write_bytes(b"who?")
+    assert (verify(out).spare, verify(out).foreign) == (1, 1)
+
+
+def test_a_template_that_can_not_be_is_a_line(start: Start, tmp_path: Path) -> None:
+    command = start("run", "run", "http://127.0.0.1:9/", "-o", tmp_path / "out", "--name", "{hots}/{path}")
+    assert command.ends() == 2
+    assert command.said.startswith("crawler: name has no field {hots} (known: host, path, ")
+    assert command.said.count("\n") == 1 and not (tmp_path / "out").exists()
