@@ -29,7 +29,7 @@ from crawler.lock import try_to_own
 from crawler.model import About, GrantState, Kind
 from crawler.pause import DiskPause
 from crawler.robots import RobotsHandler
-from crawler.shelf import Shelf, shelf_for
+from crawler.shelf import Shelf, claim, shelf_for
 from crawler.storage import LocalStore, disk_faults
 from crawler.transport import RequestsFetcher
 from crawler.worker import Handler, Worker, WorkerProgress, WorkerSettings
@@ -100,6 +100,7 @@ class Download:
             store.clear_parts()
         with ExitStack() as stack:
             stack.callback(self._frontier.close)
+            self._patiently(lambda: claim(self._output, self._join.mark))
             slot, release = self._patiently(self._take_slot)
             stack.callback(release)
             # The directory's also where others save into the same bucket.

@@ -176,6 +176,8 @@ class Exchange(io.RawIOBase):
         left = self.check()
         if left < self._limits.first_byte:
             self._socket.settimeout(left)
+        if self._headers_left is not None:  # never past the cap, however the network has cut them into pieces
+            buffer = memoryview(buffer)[: max(1, self._headers_left)]
         before = self._clock()
         try:
             count = self._file.readinto(buffer)
@@ -194,7 +196,7 @@ class Exchange(io.RawIOBase):
     def _weigh(self, count: int, waited: float) -> None:
         """Hold the size of the headers, the size and the speed of the body."""
         if self._headers_left is not None:
-            if count and self._headers_left <= 0:  # the read before may have brought some of the body as well
+            if count and self._headers_left == 0:  # the read before may have brought some of the body as well
                 raise RequestFailed("too-large", f"headers of more than {MAX_HEADER_BYTES} bytes")
             self._headers_left -= count
             return

@@ -135,8 +135,8 @@ class OwnShelf(Shelf):
         self._manifest = ManifestWriter(self._directory)
         #: What has its rows already, though its files were not put right: it is settled once more.
         self._added: Sequence[Outcome] = ()
-        with self._records():
-            self._claim(crawl, slot)
+        with _records(self._directory):
+            _claim(self._directory, crawl, slot)
             self._manifest.mend()
 
     def settle(self, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict], *, worker: str = "") -> None:
@@ -151,24 +151,9 @@ class OwnShelf(Shelf):
         super().settle(outcomes, verdicts, worker=worker)
         self._added = ()
 
-    def _claim(self, crawl: str, slot: int) -> None:
-        """One crawl at a time: what the one takes for a copy too many may be all that the other has."""
-        mark = self._directory / ".crawl"
-        with disk_faults(mark):
-            if mark.exists() and mark.read_text(encoding="ascii", errors="replace") == crawl:
-                return
-            for path in self._directory.glob(".lock-*"):
-                if path.name.removeprefix(".lock-").isdigit() and path.name != f".lock-{slot}":
-                    release = try_to_own(self._directory, name=path.name)
-                    if release is None:
-                        place = self._directory
-                        raise DiskError(f"a downloader of another crawl is at work in {place}; choose another -o")
-                    release()
-            mark.write_text(crawl, encoding="ascii")
-
     def _add(self, rows: list[ImageRecord]) -> None:
         if rows:
-            with self._records():
+            with _records(self._directory):
                 if self._manifest.is_torn:  # another process was killed meanwhile
                     self._manifest.mend()
                 self._manifest.append(list(enumerate(rows, self._manifest.last + 1)))
@@ -192,18 +177,18 @@ class OwnShelf(Shelf):
         if urls and self._manifest.manifest.exists():
             yield from (row for row in read_manifest(self._manifest.manifest) if row.url in urls or row.path in paths)
 
-    @contextmanager
-    def _records(self) -> Iterator[None]:
-        """The store's records, for this process alone."""
-        with disk_faults(self._directory):
-            self._directory.mkdir(parents=True, exist_ok=True)
-        release = try_to_own(self._directory, name=".lock-manifest", patience=_PATIENCE)
-        if release is None:
-            raise DiskError(f"another process has not let go of {self._manifest.manifest}; is it stopped?")
-        try:
-            yield
-        finally:
-            release()
+
+def claim(directory: Path, crawl: str) -> None:
+    """A downloader of this crawl is about to work in a directory; call it before it takes its number there.
+
+    So whoever has a number is of the crawl that has the directory, or finds out that it is not.
+
+    Raises:
+        DiskError: a downloader of another crawl is at work in it, or the disk refuses.
+    """
+    if not _is_a_crawls(directory):
+        with _records(directory):
+            _claim(directory, crawl, None)
 
 
 def shelf_for(store: Store, worker: str, slot: int, crawl: str, directory: Path | None = None) -> Shelf:
@@ -219,9 +204,43 @@ def shelf_for(store: Store, worker: str, slot: int, crawl: str, directory: Path 
     place = directory or _directory_of(store)
     if isinstance(store, FsspecStore):
         store.claim(crawl)
-    if (place / "frontier.sqlite").exists():
+    if _is_a_crawls(place):
         return Shelf(store, Notes(place, worker, slot))
     return OwnShelf(store, worker, slot, crawl, place)
+
+
+def _claim(directory: Path, crawl: str, slot: int | None) -> None:
+    """One crawl at a time: what the one takes for a copy too many may be all that the other has."""
+    mark = directory / ".crawl"
+    with disk_faults(mark):
+        if mark.exists() and mark.read_text(encoding="ascii", errors="replace") == crawl:
+            return
+        for path in directory.glob(".lock-*"):
+            if path.name.removeprefix(".lock-").isdigit() and path.name != f".lock-{slot}":
+                release = try_to_own(directory, name=path.name)
+                if release is None:
+                    raise DiskError(f"a downloader of another crawl is at work in {directory}; choose another -o")
+                release()
+        mark.write_text(crawl, encoding="ascii")
+
+
+@contextmanager
+def _records(directory: Path) -> Iterator[None]:
+    """A store's records, for this process alone."""
+    with disk_faults(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    release = try_to_own(directory, name=".lock-manifest", patience=_PATIENCE)
+    if release is None:
+        raise DiskError(f"another process has not let go of the records in {directory}; is it stopped?")
+    try:
+        yield
+    finally:
+        release()
+
+
+def _is_a_crawls(directory: Path) -> bool:
+    """Whether it is a crawl's own directory, whose master keeps the records."""
+    return (directory / "frontier.sqlite").exists()
 
 
 def _directory_of(store: Store) -> Path:

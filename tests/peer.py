@@ -189,6 +189,13 @@ def one_long_header(peer: Peer) -> None:
     peer.send(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 65_530 + b"\r\nContent-Length: 0\r\n\r\n")
 
 
+def one_long_header_in_pieces(peer: Peer) -> None:
+    """However the network cuts them, 65,573 bytes are too many."""
+    peer.send(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 40_000)
+    peer.server.ended.wait(0.05)
+    peer.send(b"y" * 25_530 + b"\r\nContent-Length: 0\r\n\r\n")
+
+
 def slow_but_steady(peer: Peer) -> None:
     peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
     for _ in range(10):

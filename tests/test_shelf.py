@@ -11,7 +11,7 @@ from crawler.errors import DiskError, RequestFailed
 from crawler.lock import try_to_own
 from crawler.manifest import read_manifest
 from crawler.model import ImageRecord, Outcome, Request, Verdict, describe, failure
-from crawler.shelf import OwnShelf, Shelf, shelf_for
+from crawler.shelf import OwnShelf, Shelf, claim, shelf_for
 from crawler.storage import LocalStore
 
 OTHER = "0" * 16
@@ -170,6 +170,18 @@ def test_two_crawls_do_not_use_a_store_at_a_time(tmp_path: Path) -> None:
         shelf_in(tmp_path, slot=1, crawl="y")
     release()
     shelf_in(tmp_path, slot=1, crawl="y")
+
+
+def test_two_downloaders_of_one_crawl_may_come_to_a_new_directory_at_once(tmp_path: Path) -> None:
+    numbers = []
+    for slot in (0, 1):  # both have their number before either has its shelf
+        claim(tmp_path, "x")
+        numbers.append(try_to_own(tmp_path, name=f".lock-{slot}"))
+    assert None not in numbers
+    shelves = [shelf_in(tmp_path, slot=slot, crawl="x") for slot in (0, 1)]
+    assert len(shelves) == 2
+    with pytest.raises(DiskError, match="another crawl is at work"):
+        claim(tmp_path, "y")
 
 
 def test_a_copy_stays_where_the_first_one_may_be_gone(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from tests.peer import (
     no_last_chunk,
     once,
     one_long_header,
+    one_long_header_in_pieces,
     reset,
     serving,
     short,
@@ -289,7 +290,7 @@ def test_headers_are_capped(script: Script) -> None:
     assert f"headers of more than {MAX_HEADER_BYTES} bytes" in str(failure_of(script, Limits()))
 
 
-@pytest.mark.parametrize("script", [two_hundred_headers, one_long_header])
+@pytest.mark.parametrize("script", [two_hundred_headers, one_long_header, one_long_header_in_pieces])
 def test_headers_are_too_large_by_number_and_by_length_of_a_line(script: Script) -> None:
     error = failure_of(script, Limits())
     assert (error.reason, error.retryable) == ("too-large", False)
