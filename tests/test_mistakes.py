@@ -287,8 +287,8 @@ def test_a_wrong_key_is_6_at_once(start: Start, tmp_path: Path, joins: Callable[
 
 def test_nobody_there_and_somebody_else_there_are_4(start: Start, tmp_path: Path, joins: Callable[..., Path]) -> None:
     with DemoServer(many_pictures(tmp_path, 1)) as server:
-        nobody = start("nobody", "download", joins("127.0.0.1:1"), "--wait", 1)
-        other = start("other", "download", joins(server.a.removeprefix("http://")), "--wait", 1)
+        nobody = start("nobody", "download", joins("127.0.0.1:1"), "--wait", 1, "-o", tmp_path / "A")
+        other = start("other", "download", joins(server.a.removeprefix("http://")), "--wait", 1, "-o", tmp_path / "B")
         assert (nobody.ends(), other.ends()) == (4, 4)
     *notice, line = nobody.said.splitlines()
     assert len(notice) == 1 and "trying again for 1 s" in notice[0]
