@@ -49,7 +49,11 @@ class Budget:
             return _UNBOUNDED
         return most - self._settled[host.key, kind] - self._leases.leased_at(host, kind) - host.taken[kind]
 
+    @property
+    def is_by_host(self) -> bool:
+        """Whether hosts have budgets of their own: then `settle` is to be called."""
+        return bool(self._most)
+
     def settle(self, host: Host, kind: Kind) -> None:
         """A request of the host has its final state."""
-        if kind in self._most:
-            self._settled[host.key, kind] += 1
+        self._settled[host.key, kind] += 1

@@ -29,8 +29,8 @@ class Index:
         self._write = Bulk(f"INSERT OR REPLACE INTO {name} VALUES ", "(?,?)")  # noqa: S608
         self._database, self._name = database, name
         self._newer: dict[int, int] = dict(database.execute(newer, (written(database, name),)))
-        #: Keys of the transaction under way, with the rows that they had before; and whether it writes.
-        self._fresh: list[tuple[int, int | None]] = []
+        #: Keys that the transaction under way has touched, with the rows that they had before; and whether it writes.
+        self._before: dict[int, int | None] = {}
         self._is_writing = False
 
     def find(self, keys: Collection[int]) -> dict[int, int]:
@@ -44,14 +44,22 @@ class Index:
 
     def add(self, key: int, row: int) -> None:
         """Remember a key; of two rows with the same one, the later is found."""
-        self._fresh.append((key, self._newer.get(key)))
+        self._before.setdefault(key, self._newer.get(key))
         self._newer[key] = row
+
+    def add_all(self, keys: Collection[int], row: int) -> None:
+        """Remember different keys, of this row and those that follow it."""
+        newer = self._newer
+        before: dict[int, int | None] = dict.fromkeys(keys)
+        before.update((key, newer[key]) for key in newer.keys() & keys)
+        self._before = before | self._before
+        newer.update(zip(keys, range(row, row + len(keys)), strict=True))
 
     def remove(self, key: int) -> None:
         """Forget a key at once, within a transaction; nothing happens where it is not known."""
         self._database.execute(f"DELETE FROM {self._name} WHERE key = ?", (key,))  # noqa: S608  # ours
         if key in self._newer:
-            self._fresh.append((key, self._newer.pop(key)))
+            self._before.setdefault(key, self._newer.pop(key))
 
     def write(self, last: int) -> None:
         """Write what has gathered, if it is enough, at the end of a transaction; ``last`` is the last row there is."""
@@ -64,17 +72,17 @@ class Index:
         """The transaction is durable."""
         if self._is_writing:
             self._newer.clear()
-        self._fresh.clear()
+        self._before.clear()
         self._is_writing = False
 
     def rolled_back(self) -> None:
         """The transaction did not happen."""
-        for key, before in reversed(self._fresh):
+        for key, before in self._before.items():
             if before is None:
                 self._newer.pop(key, None)
             else:
                 self._newer[key] = before
-        self._fresh.clear()
+        self._before.clear()
         self._is_writing = False
 
 

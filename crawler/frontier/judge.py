@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -241,12 +241,14 @@ class Judge:
             ruling.instead = msgspec.structs.replace(anew(request), url=request.fallback, fallback="")
         return ruling
 
-    def conclude(self, ruling: Ruling) -> None:
+    def conclude(self, rulings: Collection[Ruling]) -> None:
         """Have memory know what was written."""
-        if ruling.effect is not None:
-            ruling.effect()
-        if ruling.is_final:
-            self._tally.settle(ruling.entry.request, ruling.reason, ruling.record)
+        for ruling in rulings:
+            if ruling.effect is not None:
+                ruling.effect()
+        final = [ruling for ruling in rulings if ruling.is_final]
+        self._tally.settle([(ruling.entry.request, ruling.reason, ruling.record) for ruling in final])
+        for ruling in final if self._budget.is_by_host else ():
             self._budget.settle(self._schedule.origin(ruling.entry.place).host, ruling.entry.request.kind)
 
     def _write_record(self, ruling: Ruling, reason: str, outcome: Outcome, worker: str) -> int:

@@ -7,7 +7,7 @@ import hmac
 import secrets
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import inf
 
@@ -34,6 +34,11 @@ class OpenTurn:
     is_ended: bool = False
     #: Whether an earlier life of the master lent it.
     is_restored: bool = False
+    #: What all of its requests are for.
+    kind: Kind = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kind = next((entry.request.kind for entry in self.entries.values()), "image")
 
 
 class Leases:
@@ -74,10 +79,8 @@ class Leases:
 
     def _add(self, turn: OpenTurn) -> OpenTurn:
         self.turns[turn.id] = turn
-        for row, entry in turn.entries.items():
-            self.holder[row] = turn
-            self._kinds[entry.request.kind] += 1
-            self._at[turn.host.key, entry.request.kind] += 1
+        self.holder.update(dict.fromkeys(turn.entries, turn))
+        self._count(turn, len(turn.entries))
         return turn
 
     def leased(self, kind: Kind) -> int:
@@ -109,8 +112,8 @@ class Leases:
 
     def let_go(self, rows: Collection[int]) -> None:
         """Rows have their verdicts, or go back uncharged: whoever holds them holds them no longer."""
-        for row in rows:
-            self._drop(row)
+        self._drop(rows)
+        for row in rows if self.losses else ():
             self.losses.pop(row, None)
         self._forget(rows)
 
@@ -131,8 +134,7 @@ class Leases:
         entries = list(turn.entries.values())
         charges = {entry.row: losses for entry in entries if (losses := self.charge(turn, entry.row))}
         self.losses |= charges
-        for entry in entries:
-            self._drop(entry.row)
+        self._drop([entry.row for entry in entries])
         if charges:
             self._journal.write(Lost(rows=charges))
         return entries
@@ -163,12 +165,20 @@ class Leases:
     def _restart(self) -> None:
         self._journal.restart((_note(turn) for turn in self.turns.values()), self.losses)
 
-    def _drop(self, row: int) -> None:
-        turn = self.holder.pop(row, None)
-        if turn is not None:
-            kind = turn.entries.pop(row).request.kind
-            self._kinds[kind] -= 1
-            self._at[turn.host.key, kind] -= 1
+    def _drop(self, rows: Collection[int]) -> None:
+        """They are on loan no longer; nothing happens to those that are not."""
+        holders = []
+        for row in rows:
+            turn = self.holder.pop(row, None)
+            if turn is not None:
+                del turn.entries[row]
+                holders.append(turn)
+        for turn, number in Counter(holders).items():
+            self._count(turn, -number)
+
+    def _count(self, turn: OpenTurn, number: int) -> None:
+        self._kinds[turn.kind] += number
+        self._at[turn.host.key, turn.kind] += number
 
     def _seal(self, row: int, turn: str, worker: str) -> str:
         text = f"{row}.{turn}.{worker}".encode(errors="surrogatepass")

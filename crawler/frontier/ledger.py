@@ -158,10 +158,10 @@ class Ledger:
         entries, rows, data = [], self._due[_ADD], self._due[_ADD_DATA]
         for row, (hashed, (request, place)) in enumerate(wanted.items(), self._last + 1):
             kind, number = _NUMBERS[request.kind], self._origin_id(place)
-            rows.append((row, hashed, kind, number, request.priority, request.is_seed))
-            data.append((row, _encode(request)))
+            rows.append((row, hashed, kind, number, request.priority, int(request.is_seed)))
+            data.append((row, _blob(request)))
             entries.append(Entry(row, request, WAITING, 0, "", place, 0))
-            self._requests.add(hashed, row)
+        self._requests.add_all(wanted.keys(), self._last + 1)
         self._last += len(wanted)
         return entries
 
@@ -247,15 +247,17 @@ class Ledger:
     def record(self, entry: Entry, record: ImageRecord) -> int:
         """Write the manifest row of a request, in place of any that it had; returns its number."""
         row = self._last_record = self._last_record + 1
-        copy = twin = None
-        if record.status != "failed":
+        values = row, entry.row, record.status, record.bytes, record.store, record.change
+        if record.status == "failed" or record.is_dropped:
+            self._due[_WRITE_RECORD].append(values)
+        else:
             key = self._keys.get(record.sha256) or self._key(record.sha256)
-            copy, twin = (key, None) if record.status == "success" else (None, None if record.is_dropped else key)
-        self._later(_WRITE_RECORD, row, entry.row, record.status, record.bytes, record.store, copy, twin, record.change)
-        self._later(_WRITE_RECORD_DATA, row, _encode(record))
-        if copy is not None:
-            self._firsts.add(copy, row)
-            self._copies[record.sha256] = record.store, record.path
+            is_first = record.status == "success"
+            self._due[_WRITE_FIRST if is_first else _WRITE_TWIN].append((*values, key))
+            if is_first:
+                self._firsts.add(key, row)
+                self._copies[record.sha256] = record.store, record.path
+        self._due[_WRITE_RECORD_DATA].append((row, _blob(record)))
         if entry.record:
             self._later("DELETE FROM record WHERE seq = ?", entry.record)
             self._later("DELETE FROM record_data WHERE seq = ?", entry.record)
@@ -397,7 +399,10 @@ _SELECT_SEED = (
 _SELECT_RECORDS = "SELECT data FROM record_data WHERE seq IN (SELECT value FROM json_each(?))"
 _SELECT_NUMBERED = "SELECT seq, data FROM record_data WHERE seq IN (SELECT value FROM json_each(?))"
 _SELECT_RECORD_OF = "SELECT data FROM record_data WHERE seq = (SELECT record FROM request WHERE id = ?)"
-_WRITE_RECORD = Bulk("INSERT INTO record VALUES ", "(?,?,?,?,?,?,?,?)")
+# Three statements, as it takes longer to bind a NULL than to write it.
+_WRITE_RECORD = Bulk("INSERT INTO record (seq, request, status, bytes, store, change) VALUES ", "(?,?,?,?,?,?)")
+_WRITE_FIRST = Bulk("INSERT INTO record (seq, request, status, bytes, store, change, copy) VALUES ", "(?,?,?,?,?,?,?)")
+_WRITE_TWIN = Bulk("INSERT INTO record (seq, request, status, bytes, store, change, twin) VALUES ", "(?,?,?,?,?,?,?)")
 _WRITE_RECORD_DATA = Bulk("INSERT INTO record_data VALUES ", "(?,?)")
 _SETTLE = Bulk(
     "UPDATE request SET state = new.column1, reason = new.column2, record = new.column3 FROM (VALUES ",
@@ -411,6 +416,11 @@ _RECORD = msgspec.json.Decoder(ImageRecord)
 _CONDUCT = msgspec.json.Decoder(Conduct)
 _RULES = msgspec.json.Decoder(RobotsRules)
 _encode = msgspec.json.Encoder().encode
+
+
+def _blob(value: Request | ImageRecord) -> bytearray:
+    """As JSON; not as bytes, since for these sqlite3 looks for an adapter each time."""
+    return bytearray(_encode(value))
 
 
 def _json(values: list[int]) -> str:

@@ -27,7 +27,7 @@ def take_up(ledger: Ledger, schedule: Schedule, leases: Leases, tally: Tally, *,
         rows = [row for row in ready.rows if row not in leases.holder] if leases.holder else ready.rows
         schedule.fill(schedule.origin(ready.origin), ready.kind, rows, ready.priority)
     for later in ledger.deferred():
-        tally.add(later.kind, later.is_seed)
+        tally.add(later.kind, later.is_seed, 1)
         if later.row not in leases.holder:
             at = now + min(later.not_before - wall, MAX_WAIT)
             schedule.defer(schedule.origin(later.origin), later.kind, later.row, later.priority, at)

@@ -1,7 +1,7 @@
 """Settling what workers have told: many calls in one transaction, as most of its cost is waiting for the disk."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from msgspec import structs
@@ -50,7 +50,7 @@ class Settler:
         judge: Judge,
         tally: Tally,
         roll: Roll,
-        enlist: Callable[[Iterable[Entry]], None],
+        enlist: Callable[[Collection[Entry]], None],
     ) -> None:
         self._ledger, self._leases, self._judge = ledger, leases, judge
         self._tally, self._roll, self._enlist = tally, roll, enlist
@@ -92,8 +92,7 @@ class Settler:
         self._leases.let_go(judged)
         for effect in effects:
             effect()
-        for ruling in rulings.values():
-            self._judge.conclude(ruling)
+        self._judge.conclude(rulings.values())
         self._enlist(added)
         for worker, number in Counter(workers[row] for row, ruling in rulings.items() if ruling.is_final).items():
             self._roll.credit(worker, number, now)

@@ -9,8 +9,8 @@ import math
 import random
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -395,8 +395,7 @@ class SqliteFrontier:
             over = Outcome(status="done")
             rulings = [self._judge.finish(entry, reason, over, "", self._clock()) for entry, reason in endings]
             added = self._ledger.add(ruling.instead for ruling in rulings if ruling.instead)
-        for ruling in rulings:
-            self._judge.conclude(ruling)
+        self._judge.conclude(rulings)
         self._enlist(added)
 
     # settling -----------------------------------------------------------------------------------------------------
@@ -429,10 +428,12 @@ class SqliteFrontier:
 
     # memory -------------------------------------------------------------------------------------------------------
 
-    def _enlist(self, entries: Iterable[Entry]) -> None:
+    def _enlist(self, entries: Collection[Entry]) -> None:
         """Count and queue requests that are new, or wait anew."""
+        alike = Counter((entry.request.kind, entry.request.is_seed) for entry in entries)
+        for (kind, is_seed), number in alike.items():
+            self._tally.add(kind, is_seed, number)
         for entry in entries:
-            self._tally.add(entry.request.kind, entry.request.is_seed)
             self._judge.queue(entry)
         self._changed.notify_all()
 

@@ -1,7 +1,7 @@
 """The counts behind every number shown: read from the ledger once, then kept along with it."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from crawler.frontier.history import History
@@ -56,7 +56,7 @@ class Tally:
         """Images saved for the first time."""
         return self.states["image", DONE] - self.duplicates
 
-    def add(self, kind: Kind, is_seed: bool, number: int = 1) -> None:
+    def add(self, kind: Kind, is_seed: bool, number: int) -> None:
         """Requests were discovered, or wait again."""
         self.states[kind, WAITING] += number
         self.seeds[WAITING] += number * is_seed
@@ -68,22 +68,26 @@ class Tally:
         if entry.state == FAILED:
             self._reasons[entry.request.kind, entry.reason] -= 1
 
-    def settle(self, request: Request, reason: str, record: ImageRecord | None) -> None:
-        """A waiting request has its final state."""
-        state = FAILED if reason else DONE
-        self.states[request.kind, WAITING] -= 1
-        self.states[request.kind, state] += 1
-        if request.is_seed:
-            self.seeds[WAITING] -= 1
-            self.seeds[state] += 1
-        if record is not None and record.change:
-            self.changes[record.change] += 1
-        if reason:
-            self._reasons[request.kind, reason] += 1
-        elif record is not None and record.status == "duplicate":
-            self.duplicates += 1
-        elif record is not None:
-            self._count_first(record)
+    def settle(self, settled: Collection[tuple[Request, str, ImageRecord | None]]) -> None:
+        """Waiting requests have their final states: why each failed, and its manifest row."""
+        alike = Counter((request.kind, request.is_seed, reason) for request, reason, _ in settled)
+        for (kind, is_seed, reason), number in alike.items():
+            state = FAILED if reason else DONE
+            self.states[kind, WAITING] -= number
+            self.states[kind, state] += number
+            self.seeds[WAITING] -= number * is_seed
+            self.seeds[state] += number * is_seed
+            if reason:
+                self._reasons[kind, reason] += number
+        for _, reason, record in settled:
+            if record is None:
+                continue
+            if record.change:
+                self.changes[record.change] += 1
+            if record.status == "duplicate":
+                self.duplicates += 1
+            elif not reason:
+                self._count_first(record)
 
     def promote(self, record: ImageRecord) -> None:
         """A settled duplicate is the first copy of its bytes from now on."""
