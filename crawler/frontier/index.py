@@ -1,7 +1,7 @@
 """A map from 64-bit keys to row numbers on disk, whose newest part is written late and in order."""
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -9,6 +9,9 @@ from crawler.frontier.bulk import Bulk, write_rows
 
 #: Keys that gather in memory, some 140 bytes each, before they are written.
 GATHERED = 2**16
+#: Bytes of the marks, a bit for each key of the table: with ten million of them, three new ones of four are known to be
+#: new without a look at the disk. And keys that are marked at a time, when a crawl goes on.
+_MARKS, _PORTION = 2**22, 4_096
 
 
 class Index:
@@ -18,6 +21,9 @@ class Index:
     thousands of others, a fraction of one. So new keys stay in memory until there are enough. Nothing is lost with the
     memory: every key stands in its own row too, where the owner reads those again that were not yet written.
 
+    Most keys that are looked for are new, and SQLite would read a page to find that out. So each key that is written
+    sets the mark that its last bits say; who has none, is not there. The marks of an earlier life come back by and by.
+
     Args:
         database: where the table is, and a table ``meta`` that says up to which row it is written.
         name: the table's name.
@@ -25,19 +31,39 @@ class Index:
     """
 
     def __init__(self, database: sqlite3.Connection, name: str, newer: str) -> None:
-        self._find = f"SELECT key, row FROM {name} WHERE key IN (SELECT value FROM json_each(?))"  # noqa: S608  # ours
+        self._keys = f"SELECT key FROM {name} WHERE key >= ? ORDER BY key LIMIT {_PORTION}"  # noqa: S608  # ours
+        self._find = f"SELECT key, row FROM {name} WHERE key IN (SELECT value FROM json_each(?))"  # noqa: S608
         self._write = Bulk(f"INSERT OR REPLACE INTO {name} VALUES ", "(?,?)")  # noqa: S608
         self._database, self._name = database, name
         self._newer: dict[int, int] = dict(database.execute(newer, (written(database, name),)))
         #: Keys that the transaction under way has touched, with the rows that they had before; and whether it writes.
         self._before: dict[int, int | None] = {}
         self._is_writing = False
+        self._marks = bytearray(_MARKS)
+        #: The first key of the table that may lack its mark; None: none does.
+        self._unmarked_from: int | None = -(2**63)
+        self.mark()
+
+    def mark(self) -> None:
+        """Give some more keys of an earlier life their marks."""
+        if self._unmarked_from is not None:
+            keys = [key for (key,) in self._database.execute(self._keys, (self._unmarked_from,))]
+            self._set_marks(keys)
+            self._unmarked_from = min(keys[-1] + 1, 2**63 - 1) if len(keys) == _PORTION else None
+
+    def _set_marks(self, keys: Iterable[int]) -> None:
+        marks = self._marks
+        for key in keys:
+            marks[key >> 3 & _MARKS - 1] |= 1 << (key & 7)
 
     def find(self, keys: Collection[int]) -> dict[int, int]:
         """The rows of those keys that are known."""
         newer = self._newer
         found = {key: newer[key] for key in keys if key in newer}
         wanted = [key for key in keys if key not in newer]
+        if self._unmarked_from is None:
+            marks = self._marks
+            wanted = [key for key in wanted if marks[key >> 3 & _MARKS - 1] >> (key & 7) & 1]
         if wanted:
             found.update(self._database.execute(self._find, (msgspec.json.encode(wanted).decode(),)))
         return found
@@ -65,6 +91,7 @@ class Index:
         """Write what has gathered, if it is enough, at the end of a transaction; ``last`` is the last row there is."""
         if len(self._newer) >= GATHERED:
             write_rows(self._database, self._write, sorted(self._newer.items()))
+            self._set_marks(self._newer)
             self._database.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (self._name, str(last).encode()))
             self._is_writing = True
 

@@ -113,6 +113,8 @@ class Ledger:
         before, self._new_origins = (self._last, self._last_record), []
         self._due, self._copies, self._keys = defaultdict(list), {}, {}
         with disk_errors(self._where):
+            self._requests.mark()
+            self._firsts.mark()
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
