@@ -136,7 +136,7 @@ def add_link(job: Path) -> None:
 
 def add_lease(job: Path) -> None:
     journal = Journal(job / "leases.log")
-    journal.write(LeasedTurn(turn="t", worker="w", host="h", rows=(1,), seconds=1.0))
+    journal.write(LeasedTurn(turn="t", worker="w", host="h", rows=(1,), seconds=1.0, era="e"))
     journal.close()
 
 

@@ -17,6 +17,7 @@ import msgspec
 from crawler.frontier.conduct import Conduct
 from crawler.frontier.identity import place_of
 from crawler.frontier.judge import anew
+from crawler.frontier.leases import break_seal
 from crawler.frontier.ledger import FAILED, KINDS, WAITING
 from crawler.frontier.politeness import MAX_WAIT
 from crawler.frontier.soundness import MARK
@@ -135,6 +136,7 @@ def _change(database: sqlite3.Connection, putting: "_Putting", before: BeforeCha
     with database:
         database.execute("BEGIN IMMEDIATE")
         putting.change(reason)
+        break_seal(database)
 
 
 class _Putting:

@@ -3,11 +3,12 @@
 Promises of every implementation, held by one contract test (``tests/frontier/test_contract*.py``):
 
 * A request is remembered once, under ``(kind, url)``, as its first finder described it; putting it again changes
-  nothing. What is no http(s) URL is left out, and a worker's outcomes bring pages and images only.
+  nothing. What is no http(s) URL is left out, and a worker's outcomes bring pages, their parts and images only.
 * `Frontier.put` and `Frontier.complete` are durable when they return. ``complete`` writes state, discovered
   requests and record in one transaction: all of it or nothing.
 * A leased request comes back to the queue when its time is up, or ends as ``poison`` after too many deliveries
-  without a verdict. The first verdict wins; later ones are ``duplicate`` and change nothing.
+  without a verdict. The first verdict wins; later ones are ``duplicate`` and change nothing. What is asked anew
+  (retry, refresh, a lost file) is answered by nothing that was told of it before.
 * A record holds until another verdict on its request replaces it, also while a refresh has the request wait again.
   Of all records of the same bytes one is a success, at any time. What is known of a request comes with its lease, from
   the frontier's own rows.

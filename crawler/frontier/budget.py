@@ -17,7 +17,8 @@ _UNBOUNDED = 2**31
 class Budget:
     """What the policy allows, less what was settled and what is on loan.
 
-    What a budget stops stays waiting: the same crawl goes on with a greater one.
+    What a budget stops stays waiting: the same crawl goes on with a greater one. It may be exceeded by pictures of a
+    worker that was taken for lost meanwhile: what is saved counts.
     """
 
     def __init__(self, policy: Policy, ledger: Ledger, tally: Tally, leases: Leases) -> None:

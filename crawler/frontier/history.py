@@ -5,7 +5,7 @@ until a new verdict replaces it, also while its request waits or is on loan; the
 old and new, exactly one of each content is a success, at any instant.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -177,10 +177,10 @@ class History(Ledger):
             return super().bytes_saved()
         return self._number(f"SELECT COALESCE(SUM(bytes), 0) {_SETTLED} AND status = 'success'")
 
-    def stores(self) -> Iterator[tuple[str, str, int]]:
+    def stores(self) -> dict[str, int]:
         if not self.refresh.number:
             return super().stores()
-        return iter(self._rows(_SELECT_STORES))
+        return dict(self._rows(f"SELECT store, COUNT(*) {_SETTLED} AND copy NOTNULL GROUP BY store"))
 
     def changes(self) -> dict[str, int]:
         """Change → number of image URLs for which the last refresh has found it."""
@@ -244,12 +244,7 @@ _OF_FILE = ("store", "path", "sha256", "bytes", "format", "width", "height", "et
 _NOTHING = ImageRecord(url="")
 
 _SETTLED = "FROM record JOIN request ON request.id = record.request WHERE request.state != 0"
-_SELECT_STORES = (
-    "SELECT record.store, COALESCE(store.worker, ''), SUM(request.state != 0) FROM record"
-    " JOIN request ON request.id = record.request LEFT JOIN store ON store.id = record.store"
-    " WHERE copy NOTNULL GROUP BY record.store ORDER BY 3 DESC, record.store"
-)
-_SELECT_CHANGES = "SELECT change, COUNT(*) FROM record WHERE seq > ? AND change != '' GROUP BY change"
+_SELECT_CHANGES = f"SELECT change, COUNT(*) {_SETTLED} AND seq > ? AND change != '' GROUP BY change"
 _SELECT_BEFORE = "SELECT seq, record_data.data FROM request JOIN record_data ON seq = record WHERE id = ?"
 _SELECT_TWIN = (
     "SELECT request.id, state, data FROM record JOIN request ON request.id = record.request"

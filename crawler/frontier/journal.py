@@ -6,7 +6,7 @@ reason nothing here raises: what can't be written or read is a warning, and the 
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import IO
 
@@ -29,6 +29,8 @@ class LeasedTurn(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="lea
     seconds: float
     #: Whether its host is free again, and only verdicts are still to come.
     is_ended: bool = False
+    #: Names the key of its tokens; with another one, what was lent before is on loan no longer.
+    era: str
 
 
 class Settled(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="off"):
@@ -42,6 +44,7 @@ class Lost(Struct, frozen=True, kw_only=True, tag="lost"):
     """Rows whose delivery ended without a verdict, with the number of times so far."""
 
     rows: dict[int, int]
+    era: str
 
 
 Note = LeasedTurn | Settled | Lost
@@ -58,12 +61,14 @@ class Journal:
         #: Whether something is missing in the file, or its last line is torn.
         self._is_broken = False
 
-    def replay(self) -> tuple[list[LeasedTurn], dict[int, int]]:
-        """The turns that were open when the file was last written to, and the losses of each row."""
+    def replay(self, era: str | None = None) -> tuple[list[LeasedTurn], dict[int, int]]:
+        """The turns of an era (None: any) that were open at the last line of the file, and the losses of each row."""
         turns: dict[str, LeasedTurn] = {}
         holder: dict[int, str] = {}
         losses: dict[int, int] = {}
         for note in self._read():
+            if not isinstance(note, Settled) and era not in (None, note.era):
+                continue
             if isinstance(note, LeasedTurn):
                 turns[note.turn] = note
                 holder |= dict.fromkeys(note.rows, note.turn)
@@ -99,12 +104,12 @@ class Journal:
         """Whether the file is too long, or no longer true."""
         return self._is_broken or self._size > _COMPACT_AT
 
-    def restart(self, turns: Iterable[LeasedTurn], losses: dict[int, int]) -> None:
+    def restart(self, notes: Collection[Note]) -> None:
         """Begin the file anew with what is open; without any there is none."""
         self.close()
         if self._path is None:
             return
-        lines = _lines([*turns, *([Lost(rows=losses)] if losses else [])])
+        lines = _lines(notes)
         fresh = self._path.with_suffix(".new")
         try:
             if lines:

@@ -60,12 +60,16 @@ class Ruling:
 
 
 def verdict_on(entry: Entry | None, outcome: Outcome, *, is_held: bool, is_judged: bool) -> VerdictState:
-    """The first verdict wins; from a lease that was lost, only a final one is of use."""
+    """The first verdict wins; from a lease that was lost, only a final one is of use.
+
+    And not of robots.txt, which is asked for again and again: it may be the answer to an earlier question.
+    """
     if entry is None:
         return "stale"
     if is_judged or entry.state != WAITING:
         return "duplicate"
-    return "accepted" if is_held or outcome.status == "done" else "stale"
+    is_of_use = outcome.status == "done" and entry.request.kind != "robots"
+    return "accepted" if is_held or is_of_use else "stale"
 
 
 def told(state: VerdictState, record: ImageRecord, *, is_spare: bool) -> Verdict:

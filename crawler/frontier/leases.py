@@ -5,6 +5,7 @@ In memory, with every change noted in the journal. Not thread-safe: the frontier
 
 import hmac
 import secrets
+import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from math import inf
 
 from crawler.frontier.hosts import Host
 from crawler.frontier.journal import Journal, LeasedTurn, Lost, Settled
-from crawler.frontier.ledger import Entry
+from crawler.frontier.ledger import SEAL, Entry
 from crawler.model import Kind
 
 
@@ -46,12 +47,13 @@ class Leases:
 
     Args:
         journal: where changes are noted.
-        secret: key of the tokens; with the same key they stay good across restarts.
+        secret: key of the tokens; with the same key they stay good across restarts (`break_seal`).
     """
 
     def __init__(self, journal: Journal, secret: bytes) -> None:
         self._journal = journal
         self._secret = secret
+        self._era = blake2b(secret, digest_size=8).hexdigest()
         self.turns: dict[str, OpenTurn] = {}
         #: Row → the turn in which it is on loan.
         self.holder: dict[int, OpenTurn] = {}
@@ -63,12 +65,12 @@ class Leases:
     def open(self, worker: str, host: Host, entries: dict[int, Entry], *, seconds: float, now: float) -> OpenTurn:
         """Lend entries to a worker until ``seconds`` from now."""
         turn = self._add(OpenTurn(secrets.token_hex(8), worker, host, entries, len(entries), now + seconds, seconds))
-        self._journal.write(_note(turn))
+        self._journal.write(self._note(turn))
         return turn
 
     def replay(self) -> list[LeasedTurn]:
         """The turns that were on loan when an earlier master died, each to be resumed; the losses are known then."""
-        notes, self.losses = self._journal.replay()
+        notes, self.losses = self._journal.replay(self._era)
         return notes
 
     def resume(self, note: LeasedTurn, host: Host, entries: dict[int, Entry], now: float) -> None:
@@ -130,13 +132,13 @@ class Leases:
         return before + 1 if turn.size == 1 else max(before, 1)
 
     def lose(self, turn: OpenTurn) -> list[Entry]:
-        """A turn's worker is gone; returns its rows, each charged with a loss."""
+        """A turn's worker is gone; returns its rows, charged as `charge` says."""
         entries = list(turn.entries.values())
         charges = {entry.row: losses for entry in entries if (losses := self.charge(turn, entry.row))}
         self.losses |= charges
         self._drop([entry.row for entry in entries])
         if charges:
-            self._journal.write(Lost(rows=charges))
+            self._journal.write(Lost(rows=charges, era=self._era))
         return entries
 
     def end(self, turns: Iterable[OpenTurn]) -> None:
@@ -144,7 +146,7 @@ class Leases:
         for turn in turns:
             turn.is_ended = True
             if turn.entries:
-                self._journal.write(_note(turn))
+                self._journal.write(self._note(turn))
         self._forget()
 
     def close(self) -> None:
@@ -163,7 +165,8 @@ class Leases:
             self._restart()
 
     def _restart(self) -> None:
-        self._journal.restart((_note(turn) for turn in self.turns.values()), self.losses)
+        losses = [Lost(rows=self.losses, era=self._era)] if self.losses else []
+        self._journal.restart([*map(self._note, self.turns.values()), *losses])
 
     def _drop(self, rows: Collection[int]) -> None:
         """They are on loan no longer; nothing happens to those that are not."""
@@ -184,16 +187,24 @@ class Leases:
         text = f"{row}.{turn}.{worker}".encode(errors="surrogatepass")
         return blake2b(self._secret + text, digest_size=8).hexdigest()
 
+    def _note(self, turn: OpenTurn) -> LeasedTurn:
+        return LeasedTurn(
+            turn=turn.id,
+            worker=turn.worker,
+            host=turn.host.key,
+            rows=tuple(turn.entries),
+            seconds=turn.seconds,
+            is_ended=turn.is_ended,
+            era=self._era,
+        )
 
-def _note(turn: OpenTurn) -> LeasedTurn:
-    return LeasedTurn(
-        turn=turn.id,
-        worker=turn.worker,
-        host=turn.host.key,
-        rows=tuple(turn.entries),
-        seconds=turn.seconds,
-        is_ended=turn.is_ended,
-    )
+
+def break_seal(database: sqlite3.Connection) -> None:
+    """Make all tokens and leases of before worthless, in the transaction that has settled requests wait again.
+
+    Else an outcome of the time before, which nobody knows to be told already, would answer what is asked now.
+    """
+    database.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (SEAL, secrets.token_bytes(32)))
 
 
 def soonest_loss(turns: Iterable[OpenTurn]) -> float:

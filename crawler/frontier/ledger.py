@@ -30,6 +30,10 @@ KINDS: tuple[Kind, ...] = ("page", "image", "robots", "list", "part")
 _NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
 
 
+#: Name among ``meta`` of the key of the tokens.
+SEAL = "seal"
+
+
 class Entry(NamedTuple):
     """One request as the ledger keeps it."""
 
@@ -85,6 +89,7 @@ class Ledger:
         self._due: defaultdict[str | Bulk, list[tuple[Any, ...]]] = defaultdict(list)
         #: First copies that a transaction has asked for: SHA-256 → store and path; None: there is none.
         self._copies: dict[str, tuple[str, str] | None] = {}
+        #: SHA-256 → its key, of those.
         self._keys: dict[str, int] = {}
         self._db = open_tables(path)
         try:
@@ -96,6 +101,7 @@ class Ledger:
 
     def _take_up(self) -> None:
         self.secret = self._made_once("secret", secrets.token_bytes(32))
+        self.seal = self._made_once(SEAL, secrets.token_bytes(32))
         self._last = self._number("SELECT COALESCE(MAX(id), 0) FROM request")
         self._last_record = self._number("SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'record'")
         self._names = dict(self._rows("SELECT id, name FROM origin"))
@@ -123,13 +129,13 @@ class Ledger:
                 self._firsts.write(self._last_record)
                 self._db.execute("COMMIT")
             except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
                 self._last, self._last_record = before
                 for name in self._new_origins:
                     del self._names[self._origins.pop(name)]
                 self._requests.rolled_back()
                 self._firsts.rolled_back()
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
             self._requests.committed()
             self._firsts.committed()
@@ -251,7 +257,7 @@ class Ledger:
         row = self._last_record = self._last_record + 1
         values = row, entry.row, record.status, record.bytes, record.store, record.change
         if record.status == "failed" or record.is_dropped:
-            self._due[_WRITE_RECORD].append(values)
+            self._due[_WRITE_OTHER].append(values)
         else:
             key = self._keys.get(record.sha256) or self._key(record.sha256)
             is_first = record.status == "success"
@@ -286,12 +292,13 @@ class Ledger:
         """A store that pictures are saved in, and the worker that was the first to do so."""
         self._db.execute("INSERT OR IGNORE INTO store VALUES (?,?)", (store, worker))
 
-    def stores(self) -> Iterator[tuple[str, str, int]]:
-        """Id of each store, its first worker and the number of first copies in it, the fullest first."""
-        yield from self._rows(
-            "SELECT record.store, COALESCE(store.worker, ''), COUNT(*) FROM record LEFT JOIN store"
-            " ON store.id = record.store WHERE copy NOTNULL GROUP BY record.store ORDER BY COUNT(*) DESC, record.store"
-        )
+    def owners(self) -> dict[str, str]:
+        """Store → the worker that was the first to save in it."""
+        return dict(self._rows("SELECT id, worker FROM store"))
+
+    def stores(self) -> dict[str, int]:
+        """Store → number of first copies in it."""
+        return dict(self._rows("SELECT store, COUNT(*) FROM record WHERE copy NOTNULL GROUP BY store"))
 
     # rules, counts, meta ------------------------------------------------------------------------------------------
 
@@ -401,8 +408,8 @@ _SELECT_SEED = (
 _SELECT_RECORDS = "SELECT data FROM record_data WHERE seq IN (SELECT value FROM json_each(?))"
 _SELECT_NUMBERED = "SELECT seq, data FROM record_data WHERE seq IN (SELECT value FROM json_each(?))"
 _SELECT_RECORD_OF = "SELECT data FROM record_data WHERE seq = (SELECT record FROM request WHERE id = ?)"
-# Three statements, as it takes longer to bind a NULL than to write it.
-_WRITE_RECORD = Bulk("INSERT INTO record (seq, request, status, bytes, store, change) VALUES ", "(?,?,?,?,?,?)")
+# One each for a first copy, a later one, and what has no file of its own: to pass a None to SQLite is dear.
+_WRITE_OTHER = Bulk("INSERT INTO record (seq, request, status, bytes, store, change) VALUES ", "(?,?,?,?,?,?)")
 _WRITE_FIRST = Bulk("INSERT INTO record (seq, request, status, bytes, store, change, copy) VALUES ", "(?,?,?,?,?,?,?)")
 _WRITE_TWIN = Bulk("INSERT INTO record (seq, request, status, bytes, store, change, twin) VALUES ", "(?,?,?,?,?,?,?)")
 _WRITE_RECORD_DATA = Bulk("INSERT INTO record_data VALUES ", "(?,?)")

@@ -15,6 +15,7 @@ import msgspec
 
 from crawler.frontier.again import forget_redirects
 from crawler.frontier.history import REFRESH, Refresh, refresh_in
+from crawler.frontier.leases import break_seal
 from crawler.frontier.ledger import KINDS, WAITING
 from crawler.frontier.tables import disk_errors, open_tables
 from crawler.model import Kind
@@ -53,6 +54,7 @@ def renew(path: Path) -> Renewed:
             return Renewed(last.number, {}, goes_on=True)
         with database:
             database.execute("BEGIN IMMEDIATE")
+            break_seal(database)
             return Renewed(last.number + 1, _put_back(database, last.number + 1), goes_on=False)
 
 

@@ -26,6 +26,8 @@ class Call:
     worker: str
     outcomes: Sequence[Outcome]
     ended_turns: Sequence[str]
+    #: Whether what it tells is on the disk, be it that the answer can't be read from there.
+    is_written: bool = False
     verdicts: tuple[Verdict, ...] | None = None
     error: Exception | None = None
 
@@ -56,13 +58,15 @@ class Settler:
         self._tally, self._roll, self._enlist = tally, roll, enlist
 
     def settle(self, calls: Sequence[Call], now: float) -> None:
-        """Answer all of these calls, or none of them and raise."""
+        """Write what all of these calls tell and answer them, or raise."""
         states: list[list[tuple[VerdictState, int]]] = []
         judged: dict[int, tuple[Entry, Outcome]] = {}
         workers: dict[int, str] = {}
         for call in calls:
             states.append(self._look_at(call, judged, workers))
         rulings = self._apply(judged, workers, now) if judged else {}
+        for call in calls:
+            call.is_written = True
         for call, theirs in zip(calls, states, strict=True):
             call.verdicts = tuple(
                 self._answer(call.worker, outcome, state, self._record(state, row, rulings), now)

@@ -86,7 +86,7 @@ class SqliteFrontier:
             stack.callback(ledger.close)
             self._tally = Tally(ledger)
             self._schedule = Schedule(self._policy)
-            self._leases = Leases(Journal(path.with_name("leases.log") if path else None), ledger.secret)
+            self._leases = Leases(Journal(path.with_name("leases.log") if path else None), ledger.seal)
             self._budget = Budget(self._policy, ledger, self._tally, self._leases)
             self._schedule.room = self._budget.host_room
             self._judge = Judge(self._policy, ledger, self._schedule, self._tally, self._budget, wall=wall, dice=dice)
@@ -237,8 +237,9 @@ class SqliteFrontier:
 
     def relocate(self, numbers: Sequence[int], store: str) -> None:
         """The pictures of these records now lie in ``store``, under the same paths."""
-        with self._changed, self._ledger.transaction():
-            self._ledger.relocate(numbers, store)
+        with self._changed:
+            with self._ledger.transaction():
+                self._ledger.relocate(numbers, store)
             self._tally.count_stores()
 
     # leasing ------------------------------------------------------------------------------------------------------
@@ -415,7 +416,7 @@ class SqliteFrontier:
                 self._settle_alone(call, now)
         for call in calls:
             self._calls.popleft()  # only now: if we are interrupted, somebody else settles them
-            if call.error is None:
+            if call.is_written:
                 known = [turn for name in dict.fromkeys(call.ended_turns) if (turn := self._leases.turns.get(name))]
                 self._end([turn for turn in known if turn.worker == call.worker], now)
         self._changed.notify_all()

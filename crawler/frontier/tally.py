@@ -36,7 +36,7 @@ class Tally:
         self.bytes = ledger.bytes_saved()
         #: What the last refresh has found: change → image URLs.
         self.changes: Counter[str] = Counter(ledger.changes())
-        #: Store → its first worker, and the number of first copies in it.
+        #: Store → the first worker that saved in it, and the number of first copies there.
         self.stores: dict[str, str] = {}
         self.copies: Counter[str] = Counter()
         self.count_stores()
@@ -101,15 +101,16 @@ class Tally:
 
     def count_stores(self) -> None:
         """Read from the ledger what is where."""
-        found = list(self._ledger.stores())
-        self.stores = {store: worker for store, worker, _ in found}
-        self.copies = Counter({store: number for store, _, number in found})
+        self.stores = self._ledger.owners()
+        self.copies = Counter(self._ledger.stores())
 
     def where(self) -> tuple[StoreStats, ...]:
         """The stores, the fullest first."""
         fullest = self.copies.most_common(MAX_STORES)
         return tuple(
-            StoreStats(id=store, worker=self.stores[store], pictures=number) for store, number in fullest if number
+            StoreStats(id=store, worker=self.stores.get(store, ""), pictures=number)
+            for store, number in fullest
+            if number
         )
 
     def count_bad_lines(self, number: int) -> Callable[[], None]:
