@@ -53,14 +53,15 @@ def test_it_downloads_the_demo_s_web_to_its_end(site: DemoServer, tmp_path: Path
 
 def test_it_keeps_the_pace_of_a_host(tmp_path: Path) -> None:
     with commands(tmp_path) as start, DemoServer(many_pictures(tmp_path, 8)) as server:
-        master = start("master", "harvest", server.url, "-o", "job", "--delay", "0.2")
+        master = start("master", "harvest", server.url, "-o", "job", "--delay", "0.4")
         with working(tmp_path, master) as script:
             assert master.ends() == 0, master.said
             assert script.wait(PATIENCE) == 0
         hits = server.requests
     assert len(hits) == 10  # robots.txt, the page, the pictures
     assert max(hit.in_flight for hit in hits) == 1
-    assert min(later.started - earlier.started for earlier, later in pairwise(hits)) >= 0.1
+    # Half the gap, less what a busy machine takes to note a visit.
+    assert min(later.started - earlier.started for earlier, later in pairwise(hits)) >= 0.15
 
 
 def test_it_stays_as_short_as_the_pattern_it_follows() -> None:
