@@ -5,7 +5,7 @@ that come with it need none or 4, and 1.5 or 3, and less than half of the time. 
 loader of the system finds their functions through Pillow's own modules (Linux, macOS) and where they are of a make
 that is known; elsewhere these functions are None, and Pillow does it.
 
-Sources: webp/decode.h (decoder ABI 0x0209), avif/avif.h (libavif 1.x).
+Sources: webp/decode.h (decoder ABI 0x0209), webp/demux.h (demuxer ABI 0x0107), avif/avif.h (libavif 1.x).
 """
 
 import ctypes
@@ -13,13 +13,15 @@ import os
 from collections.abc import Callable
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_void_p
 
-from crawler.download.structure import MAX_PARTS
+from crawler.download.structure import MAX_PARTS, webp_frames
 from crawler.errors import InvalidImage
 
 #: Bytes that a decoder may keep of one picture; with file and interpreter it stays below 300 MB.
 MAX_DECODED = 224 * 2**20
 
-_WEBP_ABI = 0x0209
+_WEBP_ABI, _WEBP_DEMUX_ABI = 0x0209, 0x0107
+#: The least container that readers open: a lossless picture of one pixel, as far as its header.
+_WEBP_LEAST = b"RIFF\x12\0\0\0WEBPVP8L\5\0\0\0\x2f\0\0\0\0\0"
 _WEBP_ENDED_EARLY = frozenset({5, 7})
 #: An `avifDecoder` as it is made, field by field: what differs is of another make. The last one is its strictness.
 _AVIF_DEFAULTS = [0, 1, 0, 0, 0, 0, 0, 16_384 * 16_384, 32_768, 12 * 3_600 * 60, 7]
@@ -32,6 +34,14 @@ _AVIF_SAMPLES = {1: 3.0, 2: 2.0, 3: 1.5, 4: 1.0}
 
 #: Proves the bytes of one picture whole, whose canvas is so many pixels wide and high.
 Prove = Callable[[bytes, int, int], None]
+#: Proves a WebP: that readers open its container, its first frame, and of the others as many as fit so many pixels.
+ProveWebp = Callable[[bytes, int], None]
+
+
+class _WebpData(ctypes.Structure):
+    """WebPData."""
+
+    _fields_ = [("bytes", c_char_p), ("size", c_size_t)]
 
 
 class _WebpOptions(ctypes.Structure):
@@ -65,22 +75,58 @@ class _WebpConfig(ctypes.Structure):
     _fields_ = [("input", c_int * 10), ("output", _WebpBuffer), ("options", _WebpOptions)]
 
 
-def find_webp() -> Prove | None:
-    """What proves a still WebP, or one frame of an animation; None where libwebp can't be called."""
+def find_webp() -> ProveWebp | None:
+    """What proves a WebP; None where libwebp can't be called."""
     if os.name != "posix":  # its functions are hidden within Pillow's module
         return None
     try:
         from PIL import _webp
 
         library = ctypes.CDLL(_webp.__file__)
-        start, decode, free = library.WebPInitDecoderConfigInternal, library.WebPDecode, library.WebPFreeDecBuffer
+        prove_frame, is_opened = _webp_decoder(library), _webp_demuxer(library)
     except (ImportError, OSError, AttributeError):
         return None
+    if prove_frame is None or not is_opened(_WEBP_LEAST):
+        return None
+
+    def prove(picture: bytes, max_pixels: int) -> None:
+        if not is_opened(picture):
+            raise InvalidImage("corrupt", "webp: a container that readers don't open")
+        pixels, first = 0, ctypes.cast(c_char_p(picture), c_void_p).value or 0
+        for place, width, height in webp_frames(picture):
+            pixels += width * height
+            if pixels > max_pixels:
+                return
+            prove_frame(first + place.start, len(place), width, height)  # no copy: a still may be all of a large file
+
+    return prove
+
+
+def _webp_demuxer(library: "ctypes.CDLL") -> Callable[[bytes], bool]:
+    """Whether readers open a container; none where the demuxer is of another make. Raises AttributeError."""
+    demux, delete = library.WebPDemuxInternal, library.WebPDemuxDelete
+    demux.argtypes, demux.restype = [c_void_p, c_int, c_void_p, c_int], c_void_p
+    delete.argtypes, delete.restype = [c_void_p], None
+
+    def is_opened(picture: bytes) -> bool:
+        demuxer = demux(ctypes.byref(_WebpData(picture, len(picture))), 0, None, _WEBP_DEMUX_ABI)
+        delete(demuxer)
+        return bool(demuxer)
+
+    return is_opened
+
+
+def _webp_decoder(library: "ctypes.CDLL") -> Callable[[int, int, int, int], None] | None:
+    """What proves a still, or one frame, by its address, length, width and height; None where it is of another make.
+
+    Raises AttributeError.
+    """
+    start, decode, free = library.WebPInitDecoderConfigInternal, library.WebPDecode, library.WebPFreeDecBuffer
     start.argtypes = [c_void_p, c_int]
-    decode.argtypes = [c_char_p, c_size_t, c_void_p]
+    decode.argtypes = [c_void_p, c_size_t, c_void_p]
     free.argtypes, free.restype = [c_void_p], None
 
-    def prove(data: bytes, width: int, height: int) -> None:
+    def prove(address: int, length: int, width: int, height: int) -> None:
         config = _WebpConfig()
         if not start(ctypes.byref(config), _WEBP_ABI):
             raise InvalidImage("unsupported-format", "webp: this libwebp is of another make")
@@ -88,7 +134,7 @@ def find_webp() -> Prove | None:
         config.options.bypass_filtering = config.options.no_fancy_upsampling = config.options.use_cropping = 1
         left, top = (width - 1) & ~1, (height - 1) & ~1
         config.options.crop = (c_int * 4)(left, top, width - left, height - top)
-        status = decode(data, len(data), ctypes.byref(config))
+        status = decode(address, length, ctypes.byref(config))
         free(ctypes.byref(config.output))
         if status:
             raise InvalidImage("truncated" if status in _WEBP_ENDED_EARLY else "corrupt", f"webp: status {status}")

@@ -55,6 +55,8 @@ JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA}) | _JPEG_OTHER_FRAMES
 _JPEG_METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 GIF_EXTENSION, GIF_IMAGE = b"!,"
 _WEBP_ANIMATED = 0x02
+_WEBP_COLOURS = frozenset({b"VP8 ", b"VP8L"})
+_WEBP_PICTURE = _WEBP_COLOURS | {b"ALPH"}
 _AVIF_BOXES = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip"})
 
 
@@ -238,17 +240,23 @@ def _webp(data: bytes) -> Outline:
     stop = 8 + struct.unpack_from("<I", data, 4)[0]
     if stop > len(data):
         raise InvalidImage("truncated", f"WebP of {stop} bytes, {len(data)} are there")
-    frames, at = 0, 12
+    frames = sum(kind == b"ANMF" for kind, _, _ in _webp_chunks(data, 12, stop))
+    width, height = webp_size(data)
+    frames = max(1, frames) if is_webp_animation(data) else 1
+    return Outline(format="webp", pixels=width * height, frames=frames, picture=data[:stop])
+
+
+def _webp_chunks(data: bytes, at: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, beginning and end of each chunk, with header and padding; less than a header at the end is none."""
     for _ in range(MAX_PARTS):
         if at + 8 > stop:
-            width, height = webp_size(data)
-            frames = max(1, frames) if is_webp_animation(data) else 1
-            return Outline(format="webp", pixels=width * height, frames=frames, picture=data[:stop])
+            return
         kind, length = struct.unpack_from("<4sI", data, at)
-        if at + 8 + length > stop:
+        end = at + 8 + length + length % 2
+        if end > stop:
             raise InvalidImage("truncated", f"WebP ends in its chunk {kind!r}")
-        frames += kind == b"ANMF"
-        at += 8 + length + length % 2
+        yield kind, at, end
+        at = end
     raise _too_many("WebP")
 
 
@@ -276,30 +284,38 @@ def is_webp_animation(data: bytes) -> bool:
     return data[12:16] == b"VP8X" and bool(data[20] & _WEBP_ANIMATED)
 
 
-def webp_frames(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Each frame of an animation, or all of a still, with its width and height.
+def webp_frames(data: bytes) -> Iterator[tuple[range, int, int]]:
+    """Where a still, or each frame of an animation, has the chunks that a decoder needs; its width and height.
 
     Raises:
-        InvalidImage: ``corrupt``: no frame, or one outside the canvas.
+        InvalidImage: ``corrupt``: no frame, one without a picture or outside the canvas; ``truncated``.
         struct.error: a chunk lies outside the file.
     """
     width, height = webp_size(data)
     if not is_webp_animation(data):
-        yield data, width, height
+        yield _webp_picture(data, 12, len(data)), width, height
         return
-    at, frames = 12, 0
-    while at + 8 <= len(data):
-        kind, length = struct.unpack_from("<4sI", data, at)
+    frames = 0
+    for kind, at, end in _webp_chunks(data, 12, len(data)):
         if kind == b"ANMF":
-            frame = data[at + 8 : at + 8 + length]
-            left, top, right, bottom = (int.from_bytes(frame[n : n + 3], "little") for n in (0, 3, 6, 9))
+            left, top, right, bottom = (int.from_bytes(data[n : n + 3], "little") for n in range(at + 8, at + 20, 3))
             if 2 * left + right >= width or 2 * top + bottom >= height:
                 raise InvalidImage("corrupt", "WebP with a frame outside its canvas")
-            yield frame[16:], right + 1, bottom + 1
+            yield _webp_picture(data, at + 24, end), right + 1, bottom + 1
             frames += 1
-        at += 8 + length + length % 2
     if not frames:
         raise InvalidImage("corrupt", "WebP animation without a frame")
+
+
+def _webp_picture(data: bytes, at: int, stop: int) -> range:
+    """From the alpha, if there is any, to the end of the colours; a decoder that lacks some would read on behind it."""
+    start = stop
+    for kind, begin, end in _webp_chunks(data, at, stop):
+        if kind in _WEBP_PICTURE:
+            start = min(start, begin)
+        if kind in _WEBP_COLOURS:
+            return range(start, end)
+    raise InvalidImage("corrupt", "WebP without a picture")
 
 
 def _avif(data: bytes) -> Outline:

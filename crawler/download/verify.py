@@ -18,9 +18,9 @@ from PIL import Image, UnidentifiedImageError
 
 from crawler.download.dedup import extension_of
 from crawler.download.header import read_header
-from crawler.download.lean import Prove, check_memory, find_avif, find_webp
+from crawler.download.lean import check_memory, find_avif, find_webp
 from crawler.download.phash import SIDE, perceptual_hash
-from crawler.download.structure import MAX_PARTS, Outline, outline, webp_frames
+from crawler.download.structure import MAX_PARTS, Outline, outline
 from crawler.errors import InvalidImage
 
 #: Default for the largest canvas, in pixels.
@@ -133,7 +133,7 @@ def _prove(found: Outline, max_pixels: int, *, decode: bool, with_phash: bool) -
         header = read_header(found.picture)
         if header is not None and header.width and found.frames:
             if webp and decode:
-                _prove_frames(webp, found.picture, max_pixels)
+                webp(found.picture, max_pixels)
             phash = _look_again(found, header.width * header.height) if with_phash else ""
             return image_info(found.format, header.width, header.height, found.frames, phash)
     if decode:
@@ -150,16 +150,6 @@ def _prove(found: Outline, max_pixels: int, *, decode: bool, with_phash: bool) -
         if found.format == "ico":
             width, height = image.size  # the directory's figure gave way to the real one
     return image_info(found.format, width, height, frames, phash)
-
-
-def _prove_frames(webp: Prove, picture: bytes, max_pixels: int) -> None:
-    """Have the first frame decoded, and as many of the others as fit one largest canvas."""
-    pixels = 0
-    for frame, width, height in webp_frames(picture):
-        pixels += width * height
-        if pixels > max_pixels:
-            return
-        webp(frame, width, height)
 
 
 def _load(image: Image.Image, found: Outline, *, with_phash: bool) -> None:

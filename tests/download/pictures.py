@@ -79,3 +79,17 @@ def png_of(*chunks: bytes) -> bytes:
 
 def png_header(width: int, height: int) -> bytes:
     return png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+
+
+def riff_chunk(kind: bytes, data: bytes) -> bytes:
+    return kind + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
+
+
+def webp_of(*chunks: bytes) -> bytes:
+    body = b"WEBP" + b"".join(chunks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def webp_canvas(flags: int, width: int = 61, height: int = 47) -> bytes:
+    """The chunk VP8X."""
+    return riff_chunk(b"VP8X", struct.pack("<IHBHB", flags, width - 1, 0, height - 1, 0))

@@ -1,6 +1,7 @@
 import ctypes
 import struct
 import sys
+from collections.abc import Callable
 from io import BytesIO
 
 import pytest
@@ -11,7 +12,7 @@ from crawler.download import lean, verify
 from crawler.download.structure import outline, webp_frames
 from crawler.download.verify import inspect_image
 from crawler.errors import InvalidImage
-from tests.download.pictures import MAKERS, large, noise, picture
+from tests.download.pictures import MAKERS, large, noise, picture, riff_chunk, webp_canvas, webp_of
 
 LEAN = ["webp", "webp-lossless", "webp-animated", "avif", "avif-animated"]
 
@@ -60,6 +61,11 @@ def test_an_unknown_make_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None
     assert lean.find_webp() is None
 
 
+def test_a_demuxer_of_unknown_make_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean, "_WEBP_DEMUX_ABI", 0x7F00)
+    assert lean.find_webp() is None
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 7), (63, 65)])
 @pytest.mark.parametrize("lossless", [True, False])
 def test_any_size_will_do(size: tuple[int, int], lossless: bool) -> None:
@@ -85,6 +91,40 @@ def test_pixels_of_a_webp_that_end_early_are_seen_inside_a_whole_container() -> 
     assert reason_for(b"RIFF" + struct.pack("<I", 4 + len(inner)) + b"WEBP" + inner) in ("truncated", "corrupt")
 
 
+def still(pixels: bytes) -> bytes:
+    return webp_of(webp_canvas(0x08), pixels, riff_chunk(b"EXIF", noise().tobytes()))
+
+
+def plain_still(pixels: bytes) -> bytes:
+    return webp_of(pixels, riff_chunk(b"ABCD", noise().tobytes()))
+
+
+def frame(pixels: bytes) -> bytes:
+    inside = struct.pack("<6xHBHBI", 60, 0, 46, 0, 80) + pixels + riff_chunk(b"ABCD", noise().tobytes())
+    return webp_of(webp_canvas(0x02), riff_chunk(b"ANIM", bytes(6)), riff_chunk(b"ANMF", inside))
+
+
+@pytest.mark.parametrize("around", [still, plain_still, frame])
+@pytest.mark.parametrize("lossless", [True, False])
+def test_pixels_that_end_early_are_not_made_up_from_what_follows(
+    around: Callable[[bytes], bytes], lossless: bool
+) -> None:
+    data = picture("WEBP", lossless=lossless)
+    kind, pixels = data[12:16], data[20 : 20 + struct.unpack_from("<I", data, 16)[0]]
+    assert reason_for(around(riff_chunk(kind, pixels))) == ""
+    cuts = [around(riff_chunk(kind, pixels[:cut])) for cut in range(0, len(pixels) - 3, 50)]  # encoders add a few bytes
+    assert {reason_for(cut) for cut in cuts} <= {"truncated", "corrupt"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"ANIM", b"XNIM"), (b"VP8X\n\0\0\0\2", b"VP8X\n\0\0\0\x42")],
+    ids=["no-loop", "unknown-flag"],
+)
+def test_a_container_that_no_reader_opens_is_corrupt(old: bytes, new: bytes) -> None:
+    assert reason_for(MAKERS["webp-animated"]().replace(old, new, 1)) == "corrupt"
+
+
 def test_a_frame_outside_its_canvas_is_corrupt() -> None:
     data = bytearray(MAKERS["webp-animated"]())
     frame = data.index(b"ANMF") + 8
@@ -104,15 +144,15 @@ def test_an_animation_without_a_frame_is_corrupt() -> None:
     assert reason_for(data) == "corrupt"
 
 
-def test_the_only_frame_of_a_still_is_all_of_it() -> None:
+def test_the_only_frame_of_a_still_is_all_of_its_picture() -> None:
     data = picture("WEBP")
-    assert list(webp_frames(data)) == [(data, 61, 47)]
+    assert list(webp_frames(data)) == [(range(12, len(data)), 61, 47)]
 
 
 def test_later_frames_of_an_animation_are_decoded_as_far_as_one_large_picture_goes() -> None:
     data = MAKERS["webp-animated"]()
-    last = data.rindex(b"VP8") + 8
-    damaged = data[:last] + bytes(len(data) - last)
+    last = data.rindex(b"VP8") + 18  # behind its header, which readers look at when they open the file
+    damaged = data[:last] + b"\xff" * (len(data) - last)
     assert reason_for(damaged) != ""
     assert inspect_image(damaged, max_pixels=2 * 61 * 47).frames == 3
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from crawler.download import structure
 from crawler.download.structure import outline
 from crawler.errors import InvalidImage
-from tests.download.pictures import MAKERS, picture, png_chunk, png_header, png_of
+from tests.download.pictures import MAKERS, picture, png_chunk, png_header, png_of, riff_chunk, webp_of
 
 ICO_ENTRY = struct.Struct("<BBBBHHII")
 
@@ -91,6 +91,13 @@ def test_junk_between_jpeg_segments_is_skipped_up_to_a_limit() -> None:
 def test_webp_size_counts_from_its_header() -> None:
     data = picture("WEBP")
     assert reason_for(data[:4] + struct.pack("<I", len(data) + 1) + data[8:]) == "truncated"
+
+
+def test_webp_chunk_of_odd_length_has_a_padding() -> None:
+    odd = riff_chunk(b"ABCD", b"odd")
+    pixels = picture("WEBP")[12:]
+    assert outline(webp_of(pixels, odd)).format == "webp"
+    assert reason_for(webp_of(pixels, odd[:-1])) == "truncated"
 
 
 def test_webp_without_a_picture_is_corrupt() -> None:
