@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
+from crawler.download.png import MOST_FRAMES
 from crawler.download.structure import (
     GIF_EXTENSION,
     GIF_IMAGE,
@@ -30,8 +31,6 @@ from crawler.errors import InvalidImage
 
 #: Bytes after which a type is known, and after which something is known to be none.
 _ENOUGH, _ENOUGH_FOR_NONE = 32, 4_096
-#: Frames that a PNG may have (PNG 3, section 7.1); one that claims more is shown as a still.
-_MOST_FRAMES = 2**31 - 1
 
 
 class Header(Struct, frozen=True, kw_only=True):
@@ -87,7 +86,7 @@ def _png(data: bytes) -> Header:
     while animated is None and at + 20 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         if kind == b"acTL":
-            animated = 1 < struct.unpack_from(">I", data, at + 8)[0] <= _MOST_FRAMES
+            animated = 1 < struct.unpack_from(">I", data, at + 8)[0] <= MOST_FRAMES
         elif kind in (b"IDAT", b"IEND"):
             animated = False
         at += 12 + length

@@ -10,11 +10,11 @@ Sources: ITU-T T.81 (JPEG), the PNG and GIF89a specifications, the WebP containe
 
 import re
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
+from crawler.download.png import PNG_MAGIC, strip_png
 from crawler.download.tiff import count_pages, page_size, piece_bytes
 from crawler.errors import InvalidImage
 
@@ -25,7 +25,6 @@ _MAX_SCANS = 50
 #: Bytes between two JPEG segments that belong to neither.
 _MAX_JUNK = 65_536
 
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _MAGIC = {
     b"\xff\xd8\xff": "jpeg",
     PNG_MAGIC: "png",
@@ -184,27 +183,10 @@ def _jpeg_samples(data: bytes, start: int, pixels: int) -> int:
 
 
 def _png(data: bytes) -> Outline:
-    """Chunk by chunk to IEND, with the check sums of those that a picture can't do without."""
-    kept, at, frames, pixels = [PNG_MAGIC], 8, 0, 0
-    for _ in range(MAX_PARTS):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + length
-        if not kind.isalpha():
-            raise InvalidImage("corrupt", f"PNG with a chunk named {kind!r}")
-        if end > len(data):
-            raise InvalidImage("truncated", f"PNG ends in its chunk {kind.decode()}")
-        if kind[:1].isupper():
-            if zlib.crc32(data[at + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
-                raise InvalidImage("corrupt", f"PNG with a wrong check sum in {kind.decode()}")
-            kept.append(data[at:end])
-        if kind == b"IHDR":
-            width, height = struct.unpack_from(">II", data, at + 8)
-            pixels = max(pixels, width * height)
-        frames += kind == b"fcTL"
-        if kind == b"IEND":
-            return Outline(format="png", pixels=pixels, frames=max(1, frames), picture=b"".join(kept))
-        at = end
-    raise _too_many("PNG")
+    """Chunk by chunk to IEND; the header, which is the first one, says the size."""
+    picture, frames = strip_png(data, MAX_PARTS)
+    width, height = struct.unpack_from(">II", picture, 16)
+    return Outline(format="png", pixels=width * height, frames=frames, picture=picture)
 
 
 def _gif(data: bytes) -> Outline:

@@ -14,12 +14,13 @@ from functools import cache
 from io import BytesIO
 
 from msgspec import Struct
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from crawler.download.dedup import extension_of
 from crawler.download.header import read_header
 from crawler.download.lean import check_memory, find_avif, find_webp
 from crawler.download.phash import SIDE, perceptual_hash
+from crawler.download.png import check_rows, is_interlaced
 from crawler.download.structure import MAX_PARTS, Outline, outline
 from crawler.errors import InvalidImage
 
@@ -37,6 +38,8 @@ MAX_LOOKED_AT = 12_500_000
 _PROVEN_LEAN = frozenset({"webp", "avif"})
 #: Formats with decoders that may work in this process, as long as they keep no more bytes than that.
 _TRUSTED, _LIGHT = frozenset({"jpeg", "png", "gif"}), 32 * 2**20
+#: A colour that is rare, band by band.
+_MARK = (91, 17, 203, 5)
 
 _one_large = threading.Lock()
 _warnings_lock = threading.Lock()
@@ -152,7 +155,7 @@ def _prove(found: Outline, max_pixels: int, *, decode: bool, with_phash: bool) -
     return image_info(found.format, width, height, frames, phash)
 
 
-def _load(image: Image.Image, found: Outline, *, with_phash: bool) -> None:
+def _load(image: ImageFile.ImageFile, found: Outline, *, with_phash: bool) -> None:
     """Have all of the first picture decoded."""
     avif = _find_avif() if found.format == "avif" else None
     if found.format == "jpeg":
@@ -161,8 +164,30 @@ def _load(image: Image.Image, found: Outline, *, with_phash: bool) -> None:
     with _one_large if image.width * image.height > _LARGE else nullcontext():
         if avif:
             avif(found.picture, image.width, image.height)
+        elif found.format == "png":
+            _load_png(image, found.picture)
         else:
             image.load()
+
+
+def _load_png(image: ImageFile.ImageFile, picture: bytes) -> None:
+    """Have all rows decoded, of which Pillow takes as many as there are.
+
+    It fills the canvas row by row. So the last one is marked before, and only where it still looks like that afterwards
+    are the rows counted, which means to unpack them again.
+    """
+    if is_interlaced(picture):  # its last row is not the last one to be filled
+        image.load()
+        check_rows(picture)
+        return
+    last_row, bands = (0, image.height - 1, image.width, image.height), len(image.getbands())
+    mark = Image.new(image.mode, (image.width, 1), _MARK[:bands] if bands > 1 else _MARK[0])
+    image.load_prepare()
+    canvas = image.im
+    canvas.paste(mark.im, last_row)
+    image.load()
+    if image.im is not canvas or image.crop(last_row).tobytes() == mark.tobytes():
+        check_rows(picture)
 
 
 def _look_again(found: Outline, pixels: int) -> str:
