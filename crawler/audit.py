@@ -16,6 +16,7 @@ from msgspec import Struct
 from crawler.books import Balance, Fault, Faults, opened, walk
 from crawler.cloud import FsspecStore, Store, store_at
 from crawler.config import settings_for
+from crawler.entries import NoFile
 from crawler.errors import ConfigError
 from crawler.frontier.proof import Tell
 from crawler.frontier.soundness import telling_damage
@@ -227,7 +228,8 @@ class _Search:
             missing=counts["missing"],
             damaged=counts["damaged"],
             elsewhere=self._elsewhere.stores(),
-            spare=counts["files"] - counts["whole"] - counts["damaged"],
+            # Files may come and go while they are counted, or be where no walk goes: in a folder that is a link.
+            spare=max(0, counts["files"] - counts["whole"] - counts["damaged"]),
             foreign=counts["foreign"],
             past=counts["past"],
             early=counts["early"],
@@ -382,6 +384,8 @@ def look(store: Store, path: str, sha256: str) -> str:
     try:
         with store.open(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except NoFile:
+        return "damaged"
     except (FileNotFoundError, ValueError):  # ValueError: a path that no store of ours ever wrote
         return "missing"
     return "whole" if (digest == sha256 if sha256 else is_picture(path, digest)) else "damaged"
@@ -410,10 +414,10 @@ def _is_named_by_content(store: Store, key: str) -> bool:
     try:
         with store.open(key) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (NoFile, ValueError):  # ValueError: a name that is none of ours
+        return False
     except FileNotFoundError:  # whoever saves here has found it to be a copy too many
         return True
-    except ValueError:  # a name that is none of ours
-        return False
     return is_picture(key, digest)
 
 

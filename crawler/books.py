@@ -15,6 +15,7 @@ from typing import BinaryIO, TypeVar
 
 from msgspec import Struct
 
+from crawler.entries import PICTURES, folders_in
 from crawler.errors import DiskError
 from crawler.frontier.journal import Journal
 from crawler.frontier.proof import Books, OnProgress, Tell
@@ -22,6 +23,7 @@ from crawler.frontier.soundness import UNREADABLE, is_damage
 from crawler.lock import try_to_own
 from crawler.manifest import read_manifest, record_line, row_json
 from crawler.model import ImageRecord
+from crawler.paths import hash_in
 from crawler.storage import disk_faults, is_part
 from crawler.urls import parse_record_line
 
@@ -116,22 +118,27 @@ def opened(
 
 
 def walk(root: Path, tell: Tell, *, is_finished: bool) -> Iterator[Path]:
-    """The files below ``images/`` of a store, but unfinished ones, and links that lead out of it."""
-    inside = root.resolve()
-    for directory, folders, names in os.walk(root):
-        if Path(directory) == root:
-            folders[:] = [name for name in folders if name == "images"]
+    """What lies below ``images/`` of a store, but folders, unfinished files, and links that lead out of it.
+
+    Whatever has a picture's name is in that one's place, be it a folder or a link.
+    """
+    inside = os.path.realpath(root), os.path.realpath(root / PICTURES)
+    for directory, folders, names in folders_in(root):
+        is_root = Path(directory) == root
         for name in [*folders, *names]:
             path = Path(directory, name)
             if is_part(name):
                 if is_finished:
                     tell("an unfinished file was left behind", str(path))
-            elif Path(directory) == root:
+            elif is_root:
                 continue
-            elif path.is_symlink() and not path.resolve().is_relative_to(inside):
-                tell("a link leads out of the directory", str(path))
-            elif name in names and path.is_file():
+            elif hash_in(name):
                 yield path
+            elif path.is_symlink() and not any(Path(os.path.realpath(path)).is_relative_to(place) for place in inside):
+                tell("a link leads out of the directory", str(path))
+            elif name in names:
+                yield path
+        folders[:] = [] if is_root else [name for name in folders if not hash_in(name)]
 
 
 def _is_running(directory: Path, stack: ExitStack) -> bool:

@@ -22,7 +22,7 @@ Seconds = Annotated[float, Meta(ge=0, le=2**53)]
 #: none to be had any more (404, 410), saved for the first time. Empty: nothing to compare, or not to be had for now.
 Change = Literal["", "unchanged", "changed", "gone", "new"]
 
-#: Reasons that lie in the bytes alone: no header, setting or release makes a picture of them.
+#: Reasons that lie in the bytes alone: no header or setting makes a picture of them, at most another decoder.
 OF_CONTENT = frozenset({"not-an-image", "truncated", "corrupt"})
 
 #: The reason of a picture whose bytes are others than the list of pins says.

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from msgspec import structs
+from PIL import __version__ as pillow
 
 from crawler.errors import DiskError
 from crawler.frontier.identity import sound_place
@@ -42,6 +43,7 @@ class MasterFrontier(SqliteFrontier):
             terms = msgspec.json.encode([settings.get("harvest"), settings.get("release")])
             with self._ledger.transaction():
                 self._ledger.hold_visits(terms)
+                self._ledger.hold_verdicts(f"{settings.get('release')}, Pillow {pillow}")
 
     def mark(self, *, is_at_work: bool, downloads_here: bool) -> None:
         """A master begins to work on it, or has ended well."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from crawler.entries import PICTURES
 from crawler.errors import DiskError, DiskTrouble, NoHandles
 from crawler.frontier.base import Frontier
 from crawler.model import Grant, Kind, Outcome, Renewal, Verdict
@@ -139,7 +140,7 @@ class DiskPause:
         if not self._is_again:
             _log.warning(
                 "paused: %s (%s%s); %s, or ends after %.0f s",
-                *(self._trouble, self._place, self._free(), _advice(error, self._trouble), self._patience),
+                *(self._trouble, *self._tightest(), _advice(error, self._trouble), self._patience),
             )
 
     def _try(self) -> None:
@@ -150,7 +151,7 @@ class DiskPause:
         # Where it has promised so before and nothing could be kept since, it is not believed for ever.
         if refusal is None and (left > 0 or not self._is_again):
             if not self._is_again:
-                _log.warning("going on: %s can be written again%s", self._place, self._free())
+                _log.warning("going on: %s can be written again%s", *self._tightest())
             self._waited += now - self._began
             self._error, self._trouble = None, ""
         elif left <= 0:
@@ -164,26 +165,27 @@ class DiskPause:
 
     def _refusal(self, *, is_full: bool) -> DiskError | None:
         """Why nothing can be kept now; None: something can."""
-        place = next((place for place in (self._place, *self._place.parents) if place.exists()), self._place)
         try:
-            probe(place)
-            usage = shutil.disk_usage(place)
+            for place in _disks(self._place):
+                probe(place)
+                usage = shutil.disk_usage(place)
+                if is_full and usage.free < min(_LOW_WATER, usage.total // _LOW_PART):
+                    return _full(place)
         except DiskError as error:
             return error
         except OSError as error:
-            return DiskTrouble(f"can't use {place}: {error.strerror}")
-        if is_full and usage.free < min(_LOW_WATER, usage.total // _LOW_PART):
-            return _full(place)
+            return DiskTrouble(f"can't use {self._place}: {error.strerror}")
         return None
 
-    def _free(self) -> str:
-        """How much is free, where that is the trouble."""
+    def _tightest(self) -> tuple[Path, str]:
+        """The directory; where space is the trouble, that of its disks which has the least, and how much."""
         if self._trouble not in _SPACE:
-            return ""
+            return self._place, ""
         try:
-            return f", {shutil.disk_usage(self._place).free / _MB:.1f} MB free"
+            free, place = min((shutil.disk_usage(place).free, place) for place in _disks(self._place))
         except OSError:
-            return ""
+            return self._place, ""
+        return place, f", {free / _MB:.1f} MB free"
 
 
 class Patient:
@@ -218,6 +220,19 @@ class Patient:
             except DiskTrouble:
                 if self._over.wait(_RETRY):
                     raise
+
+
+def _disks(place: Path) -> list[Path]:
+    """What there is of a directory, and its pictures where they are on another disk. Raises OSError."""
+    found = next((one for one in (place, *place.parents) if one.exists()), place)
+    pictures = place / PICTURES
+    if pictures.is_dir() and _device(pictures) != _device(found):
+        return [found, pictures]
+    return [found]
+
+
+def _device(place: Path) -> int:
+    return place.stat().st_dev
 
 
 def _full(place: Path) -> DiskTrouble:

@@ -17,6 +17,7 @@ import msgspec
 from tqdm import tqdm
 
 from crawler.audit import Audit, Gathered
+from crawler.entries import DAMAGED
 from crawler.errors import DiskError
 from crawler.fleet import describe_silence, name_store
 from crawler.logs import printable
@@ -24,7 +25,7 @@ from crawler.manifest import record_line, row_json
 from crawler.model import FrontierStats, ImageRecord, Request
 from crawler.near import Near
 from crawler.preview import Preview, count_by_host
-from crawler.repair import DAMAGED, Repair
+from crawler.repair import Repair
 from crawler.urls import host_key
 from crawler.view import Summary
 from crawler.worker import WorkerProgress

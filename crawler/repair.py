@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from crawler.audit import Audit, OnProgress, bring, look, places_of, verify
 from crawler.cloud import Store
+from crawler.entries import DAMAGED
 from crawler.errors import ConfigError
 from crawler.frontier.again import put_back_lost
 from crawler.frontier.revise import revising
@@ -22,9 +23,6 @@ from crawler.frontier.soundness import damaged, telling_damage
 from crawler.lock import own
 from crawler.manifest import ManifestWriter
 from crawler.storage import LocalStore
-
-#: Where damaged files go, in their store: their bytes are not what their names say.
-DAMAGED = "damaged"
 
 _PAGE = 1_000
 
@@ -122,8 +120,10 @@ def _heal(lost: "_Lost", places: dict[str, list[Store]]) -> Counter[str]:
 
 
 def _move_away(store: Store, path: str) -> bool:
-    """Move a file out of the way, if there is one: a record of later may want its name."""
+    """Move what is there out of the way, if anything is: a record of later may want its name."""
     try:
+        if isinstance(store, LocalStore) and store.move_aside(path):
+            return True
         with store.open(path) as file:
             data = file.read()
     except (FileNotFoundError, ValueError):  # ValueError: a path that no store of ours ever wrote

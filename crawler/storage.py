@@ -21,6 +21,7 @@ from math import inf
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
+from crawler.entries import DAMAGED, PICTURES, NoFile, folders_in, holds, is_file, move_aside, open_file
 from crawler.errors import ConfigError, DiskError, DiskTrouble, NoHandles
 from crawler.paths import hash_in, is_safe
 from crawler.sync import is_spoilt, sync_directories, sync_files
@@ -162,7 +163,11 @@ class LocalStore:
         """Keep ``data`` under ``key``; a file of other content is replaced, so a damaged one heals."""
         path = self._path(key)
         with disk_faults(path):
-            new = not _holds(path, data)
+            try:
+                new = not holds(path, data)
+            except NoFile:
+                new = True
+                self.move_aside(key)
             if new:
                 write_file(path, [data], sync=self._durability in ("file", "strict"))
             if self._durability == "strict":
@@ -175,13 +180,22 @@ class LocalStore:
         """Whether a file is there under ``key``, whatever is in it."""
         path = self._path(key)
         with disk_faults(path):
-            return path.is_file()
+            return is_file(path)
 
     def open(self, key: str) -> BufferedReader:
-        """The file to read."""
+        """The file to read; `NoFile` where something else is in its place."""
         path = self._path(key)
         with disk_faults(path, FileNotFoundError):
-            return path.open("rb")
+            return open_file(path)
+
+    def move_aside(self, key: str) -> bool:
+        """Move what is in the place of ``key`` and is no file to `DAMAGED`; whether there was such a thing."""
+        path = self._path(key)
+        with disk_faults(path):
+            place = move_aside(path, self.root / DAMAGED)
+        if place is not None:
+            _log.warning("%s was no file; moved to %s", path, place)
+        return place is not None
 
     def are_two(self, key: str, other: str) -> bool:
         """Whether there are files under both keys that are not one: file systems that fold case take some for one."""
@@ -198,7 +212,8 @@ class LocalStore:
         with self._flushing, disk_faults(path):  # a flush under way must still find it
             with self._lock:
                 self._pending.pop(path, None)
-            _patiently(partial(path.unlink, missing_ok=True))
+            if is_file(path):
+                _patiently(partial(path.unlink, missing_ok=True))
 
     def flush(self) -> None:
         """Sync what was put since the last flush.
@@ -234,8 +249,8 @@ class LocalStore:
         count = 0
         with disk_faults(self.root):
             since = self._mark.stat().st_mtime - _CLOCK_TICK if self._mark.exists() else inf
-            for directory, _, names in os.walk(self.root):
-                is_ours = Path(directory).relative_to(self.root).parts[:1] == ("images",)
+            for directory, _, names in folders_in(self.root):
+                is_ours = Path(directory).relative_to(self.root).parts[:1] == (PICTURES,)
                 for name in names:
                     path = Path(directory, name)
                     is_part = name.endswith(".part") and _abandoned(path, self._opened)
@@ -380,14 +395,6 @@ def parse_store_id(content: bytes, where: str) -> str:
     except (ValueError, LookupError, TypeError):
         pass
     raise ConfigError(f"{where} is damaged: restore it, or delete it to give this store a new id")
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    """Whether the file is there with just this content."""
-    try:
-        return path.stat().st_size == len(data) and path.read_bytes() == data
-    except FileNotFoundError:
-        return False
 
 
 def _abandoned(part: Path, opened: float) -> bool:

@@ -26,7 +26,7 @@ FLOORS: list[dict[str, str]] = [
     dict.fromkeys(["errors", "known", "model", "urls", "paths"], "ground floor"),
     dict.fromkeys(["addresses", "guard", "fetcher", "exchange", "transport", "body", "cookies"], "instruments")
     | dict.fromkeys(["robots", "consent", "tdm", "referrer"], "instruments")
-    | dict.fromkeys(["storage", "sync", "cloud", "manifest", "lock", "shelf", "notes"], "instruments"),
+    | dict.fromkeys(["storage", "entries", "sync", "cloud", "manifest", "lock", "shelf", "notes"], "instruments"),
     {"frontier": "frontier", "harvest": "harvest", "download": "download"},
     {
         "worker": "worker",

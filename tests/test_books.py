@@ -320,6 +320,30 @@ def test_a_link_that_leads_out_is_named(job: Path) -> None:
     assert rules(verify(job)) == {"a link leads out of the directory"}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_pictures_may_be_linked_to_another_disk(job: Path, tmp_path: Path) -> None:
+    before = verify(job)
+    (job / "images").rename(tmp_path / "big")
+    (job / "images").symlink_to(tmp_path / "big", target_is_directory=True)
+    assert verify(job) == before
+    (tmp_path / "big" / "stranger.jpg").write_bytes(b"who?")
+    (tmp_path / "big" / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "big" / "pipe")
+    add_part(job)
+    found = verify(job)
+    assert (found.whole, found.spare, found.foreign) == (before.whole, before.spare, 3)
+    assert rules(found) == {"an unfinished file was left behind"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_nothing_is_counted_below_zero(job: Path, tmp_path: Path) -> None:
+    folder = next(path for path in (job / "images").iterdir() if path.is_dir())
+    folder.rename(tmp_path / "far")
+    folder.symlink_to(tmp_path / "far", target_is_directory=True)
+    found = verify(job)
+    assert found.spare == 0 and rules(found) == {"a link leads out of the directory"}
+
+
 def test_examples_are_few_and_can_not_steer_a_terminal(job: Path, call: Call) -> None:
     lines("results.txt", lambda rows: [b"\x1b[2Jhttp://x/\n", *rows[1:]])(job)
     sql("UPDATE request SET reason = char(27) || 'x' WHERE state != 1")(job)

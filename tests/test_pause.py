@@ -117,6 +117,25 @@ def test_a_full_disk_must_have_some_room_not_only_a_little(
 _USAGE = ("total", "used", "free")
 
 
+def test_pictures_on_a_disk_of_their_own_are_waited_for_there(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures = tmp_path / "images"
+    pictures.mkdir()
+    free = {tmp_path: 68 * 2**30, pictures: 3_000_000}
+    monkeypatch.setattr("crawler.pause._device", lambda place: place == pictures)
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda place: type("Usage", (), {"total": 100 * 2**30, "free": free[place]})
+    )
+    disk.pause.begin(trouble(errno.ENOSPC))
+    assert f"disk full ({pictures}, 3.0 MB free)" in caplog.messages[-1]
+    disk.now = 5.0
+    assert disk.pause.look()
+    free[pictures] *= 100
+    disk.now = 10.0
+    assert not disk.pause.look() and caplog.messages[-1].startswith(f"going on: {pictures} ")
+
+
 def test_what_lasts_ends_with_the_first_error(disk: Disk) -> None:
     disk.refuse()
     first = trouble(errno.ENOSPC)

@@ -31,6 +31,7 @@ from crawler.storage import LocalStore
 from tests.calls import Call, calls
 from tests.download.scenes import file_of, resized, scene
 from tests.processes import commands, manifest_of, many_pictures
+from tests.test_storage import ODD_THINGS
 from tests.test_stores import crawl_with
 
 NUMBER = 8
@@ -109,6 +110,37 @@ def test_what_is_gone_cut_or_spoilt_is_fetched_again_and_nothing_else(
     assert_whole(job)
     after = rows_of(job)
     assert all(after[name] == row for name, row in kept.items() if name not in ("0001.png", "0002.png"))
+
+
+@pytest.mark.parametrize("add", ODD_THINGS.values(), ids=list(ODD_THINGS))
+def test_what_is_no_file_is_told_moved_away_and_fetched_again(job: Path, add: Callable[[Path], None]) -> None:
+    odd = file_at(job, "0000.png")
+    odd.rename(job.parent / "elsewhere")
+    file_at(job, "0001.png").unlink()
+    add(odd)
+    found = verify(job)
+    assert (found.whole, found.missing, found.damaged, found.spare) == (NUMBER - 2, 1, 1, 0)
+    assert found.foreign == 0 and not found.faults, describe_audit(found)
+    done = repair(job)
+    assert (done.lost, done.put_back, done.moved, done.is_good) == (2, 3, 1, True)
+    (aside,) = (job / "damaged").iterdir()
+    assert aside.is_symlink() or not aside.is_file()
+    Crawl(job, THREADS).run(Source())
+    assert_whole(job)
+
+
+@pytest.mark.parametrize("add", ODD_THINGS.values(), ids=list(ODD_THINGS))
+def test_what_is_no_file_does_not_end_a_refresh(
+    server: DemoServer, tmp_path: Path, call: Call, add: Callable[[Path], None]
+) -> None:
+    job = tmp_path / "out"
+    assert call("run", server.url, "-w", 0).code == 0
+    odd = file_at(job, "0000.png")
+    odd.rename(tmp_path / "elsewhere")
+    add(odd)
+    ended = call("run", "-w", 0, "--refresh")
+    assert ended.code == 0 and f"{odd.name} was no file; moved to" in ended.err
+    assert_whole(job)
 
 
 def test_the_same_command_goes_on_with_it_too(server: DemoServer, job: Path, call: Call) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from crawler import storage
 from crawler import sync as syncing
+from crawler.entries import NoFile
 from crawler.errors import ConfigError, DiskError
 from crawler.storage import Durability, LocalStore, write_file
 
@@ -65,6 +66,46 @@ def test_a_damaged_file_is_replaced(store: LocalStore, damaged: bytes) -> None:
     store.put(KEY, damaged)
     assert store.put(KEY, b"bytes")
     assert (store.root / KEY).read_bytes() == b"bytes"
+
+
+def _add_directory(place: Path) -> None:
+    place.mkdir()
+    (place / "notes.txt").write_text("mine")
+
+
+def _add_link(place: Path) -> None:
+    target = place.parents[3] / "elsewhere"  # the very same bytes, but somebody else's
+    if not target.exists():
+        target.write_bytes(b"bytes")
+    place.symlink_to(target)
+
+
+#: What may be in a file's place, and is none.
+ODD_THINGS: dict[str, Callable[[Path], None]] = {"directory": _add_directory}
+if os.name != "nt":  # there, links need a privilege
+    ODD_THINGS |= {"link": _add_link, "pipe": os.mkfifo}
+
+
+@pytest.mark.parametrize("add", ODD_THINGS.values(), ids=list(ODD_THINGS))
+def test_what_is_no_file_is_not_opened_and_makes_room(store: LocalStore, add: Callable[[Path], None]) -> None:
+    path = store.root / KEY
+    path.parent.mkdir(parents=True)
+    add(path)
+    odd = path.lstat()
+    store.remove(KEY)
+    with pytest.raises(NoFile):
+        store.open(KEY)
+    assert not store.exists(KEY)
+    assert store.put(KEY, b"bytes") and not store.put(KEY, b"bytes") and store.exists(KEY)
+    (aside,) = (store.root / "damaged").iterdir()
+    assert aside.lstat().st_ino == odd.st_ino and aside.name.startswith(path.name)
+
+
+def test_below_a_file_there_is_nothing(store: LocalStore) -> None:
+    write_file(store.root / "images/ab", [b"no folder"], sync=False)
+    assert not store.exists(KEY)
+    with pytest.raises(FileNotFoundError):
+        store.open(KEY)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no such modes")
@@ -229,6 +270,22 @@ def test_only_what_nobody_writes_any_more_is_removed(store: LocalStore, writer: 
 def test_other_peoples_part_files_are_left_alone(store: LocalStore) -> None:
     write_file(store.root / "film.part", [b"bytes"], sync=False)
     assert LocalStore(store.root).clear_parts() == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_what_is_left_behind_is_removed_on_the_disk_that_pictures_are_linked_to(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    (tmp_path / "big").mkdir()
+    store.root.mkdir()
+    (store.root / "images").symlink_to(tmp_path / "big")
+    assert store.id
+    name = f"images/{'ab' * 32}.jpg"
+    store.put(name, b"")  # what a power cut has left of it
+    (store.root / f"images/.x.jpg.{os.getpid()}.0123abcd.part").write_bytes(b"half")
+    os.utime(store.root / f"images/.x.jpg.{os.getpid()}.0123abcd.part", (1, 1))
+    assert LocalStore(store.root).clear_parts() == 2
+    assert files_in(tmp_path / "big") == []
 
 
 @pytest.fixture(params=["syncfs", "fsync"])

@@ -16,9 +16,9 @@ from crawler.frontier.ledger import WAITING, Entry, Ledger
 from crawler.known import OF_CONTENT, Change, Known
 from crawler.model import ImageRecord, Kind, Request
 
-#: Names under which the ledger keeps the last refresh, the state of the list of pins, and by which settings pages were
-#: read.
-REFRESH, _PINS, _TERMS = "refresh", "pins", "visit-terms"
+#: Names under which the ledger keeps the last refresh, the state of the list of pins, by which settings pages were
+#: read, and by what pictures are judged.
+REFRESH, _PINS, _TERMS, _JUDGING = "refresh", "pins", "visit-terms", "judging"
 
 #: Reasons of a picture that its server has no more.
 _GONE = ("http-404", "http-410")
@@ -38,6 +38,14 @@ class Refresh(Struct, frozen=True):
     is_open: bool = False
 
 
+class Judging(Struct, frozen=True):
+    """By what pictures are judged; what was judged by something else may be a picture after all."""
+
+    terms: str = ""
+    #: Last record before it.
+    record: int = 0
+
+
 class Promoted(NamedTuple):
     """A later copy that has become the first one, and whether its request waits."""
 
@@ -51,6 +59,7 @@ class History(Ledger):
     def _take_up(self) -> None:
         super()._take_up()
         self.refresh = refresh_in(self.get_meta(REFRESH))
+        self._judging = msgspec.json.decode(self.get_meta(_JUDGING) or b"{}", type=Judging)
         self.has_pins = bool(self._number("SELECT EXISTS (SELECT 1 FROM pin)"))
         #: Whether a record was replaced in this life, so that what was written of records in order has some twice.
         self.has_replaced = False
@@ -119,9 +128,9 @@ class History(Ledger):
         pictures = [entry.row for entry in entries if entry.record]
         documents = [entry.row for entry in entries if entry.request.kind in _DOCUMENTS]
         found: dict[int, Known] = {}
-        for row, data in self._rows(_SELECT_KNOWN, _json(pictures)) if pictures else ():
+        for row, number, data in self._rows(_SELECT_KNOWN, _json(pictures)) if pictures else ():
             record = _RECORD.decode(data)
-            known = _known(record)
+            known = _known(record, is_verdict_good=number > self._judging.record)
             if known is not None and not (record.is_dropped and not self.permits(record.url, record.sha256)):
                 found[row] = known
         for row, data in self._rows(_SELECT_VISITS, _json(documents)) if documents else ():
@@ -137,6 +146,12 @@ class History(Ledger):
         if self.get_meta(_TERMS) != terms:
             self._db.execute("DELETE FROM visit")
             self.set_meta(_TERMS, terms)
+
+    def hold_verdicts(self, terms: str) -> None:
+        """What was refused on other terms is to be looked at again: another decoder may make a picture of it."""
+        if self._judging.terms != terms:
+            self._judging = Judging(terms, self._last_record)
+            self.set_meta(_JUDGING, msgspec.json.encode(self._judging))
 
     def end_refresh(self) -> None:
         """The refresh has come to its end; the next one asks for everything again."""
@@ -227,9 +242,9 @@ def asked(request: Request, known: Known | None) -> Request:
     return request if known is None else structs.replace(request, known=known)
 
 
-def _known(record: ImageRecord) -> Known | None:
+def _known(record: ImageRecord, *, is_verdict_good: bool) -> Known | None:
     """What there is of a picture, and what its server can be asked about it; None: nothing."""
-    can_be_asked = record.reason in OF_CONTENT and bool(record.etag or record.last_modified)
+    can_be_asked = is_verdict_good and record.reason in OF_CONTENT and bool(record.etag or record.last_modified)
     if not (has_file(record) or can_be_asked):
         return None
     with suppress(msgspec.ValidationError):  # a final URL that is none, from a worker of an earlier release
@@ -251,7 +266,7 @@ _SELECT_TWIN = (
     " JOIN record_data USING (seq) WHERE twin = ? ORDER BY seq LIMIT 1"
 )
 _SELECT_KNOWN = (
-    "SELECT id, data FROM request JOIN record_data ON seq = record WHERE id IN (SELECT value FROM json_each(?))"
+    "SELECT id, seq, data FROM request JOIN record_data ON seq = record WHERE id IN (SELECT value FROM json_each(?))"
 )
 _SELECT_VISITS = "SELECT request, data FROM visit WHERE request IN (SELECT value FROM json_each(?))"
 _RECORD = msgspec.json.Decoder(ImageRecord)

@@ -150,6 +150,41 @@ def test_pages_are_asked_with_what_they_came_with_until_the_terms_change(open_fi
     assert known_of(lease(frontier)) == dict.fromkeys(["http://a.example/", "http://a.example/plain"])
 
 
+def test_what_was_refused_is_asked_for_anew_once_others_judge(open_file: Open, path: Path) -> None:
+    def crawl(frontier: SqliteFrontier) -> dict[str, Known | None]:
+        grant = lease(frontier, worker="w0")
+        (token,) = tokens(grant)
+        refused = ImageRecord(
+            url="http://a.example/0.jpg",
+            final_url="http://a.example/0.jpg",
+            status="failed",
+            reason="corrupt",
+            etag='"a"',
+        )
+        frontier.complete("w0", [Outcome(status="done", token=token, reason="corrupt", record=refused)], ())
+        frontier.complete("w0", [], turn_ids(grant))
+        return known_of(grant)
+
+    def judged_by(terms: str) -> None:
+        with frontier._ledger.transaction():
+            frontier._ledger.hold_verdicts(terms)
+
+    frontier = open_file()
+    judged_by("a decoder")
+    frontier.put(images(1))
+    crawl(frontier)
+    held: list[Known | None] = []
+    for terms in ("a decoder", "a better one", "a better one"):
+        frontier = again(open_file, path, frontier)
+        judged_by(terms)
+        held += crawl(frontier).values()
+    assert [known is not None and (known.reason, known.etag) for known in held] == [
+        ("corrupt", '"a"'),
+        False,
+        ("corrupt", '"a"'),
+    ]
+
+
 # --- what a worker says
 
 
