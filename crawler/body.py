@@ -12,6 +12,7 @@ from collections.abc import Callable
 from msgspec import Struct
 from urllib3 import HTTPHeaderDict, HTTPResponse
 
+from crawler.answer import transfer_codings
 from crawler.errors import RequestFailed
 from crawler.exchange import NETWORK_ERRORS, Exchange, classify
 from crawler.fetcher import timestamp
@@ -61,6 +62,7 @@ class NetworkBody:
         self._codings = _codings(raw.headers)
         if len(self._codings) == 1:
             raw.headers["Content-Encoding"] = self._codings[0]  # urllib3 takes unknown words in a list for deflate
+        self._packing = set(transfer_codings(raw.headers.get("transfer-encoding", ""))) - {"chunked"}
         self._whole = _whole(raw) if not self._codings else None
         self._before = 0
         self._resumptions = _RESUMPTIONS
@@ -70,6 +72,8 @@ class NetworkBody:
         return self._before + self._raw.tell()
 
     def read(self, size: int) -> bytes:
+        if self._packing:
+            raise RequestFailed("unsupported-format", f"transfer coding {', '.join(sorted(self._packing))}")
         if len(self._codings) > 1 or not _KNOWN.issuperset(self._codings):
             raise RequestFailed("unsupported-format", f"content coding {', '.join(self._codings)[:100]}")
         while True:
@@ -122,7 +126,8 @@ class NetworkBody:
 
     def _drain(self) -> None:
         """Read the little that is left, so that the connection can be used again."""
-        if self._raw.connection is None:  # it went back with the last byte
+        connection = self._raw.connection
+        if connection is None or connection.sock is None:  # it went back with the last byte, or will not be used again
             return
         if (self._raw.length_remaining or 0) > _DRAINABLE:  # too much in any case: what is left is not waited for
             return

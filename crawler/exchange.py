@@ -112,18 +112,19 @@ class Exchange(io.RawIOBase):
         self.was_kept = self.is_reusing = False
         self._limits = limits
         self._clock = clock
-        self._deadline = self.started + limits.total
+        self._deadline = self._end = self.started + limits.total
         self._socket: socket.socket | None = None
         self._file: io.RawIOBase | None = None
         self._is_cut = False
-        self._has_ended = False
+        self._is_over = False
         self._headers_left: int | None = MAX_HEADER_BYTES
         self._body_left = _FRAMING * max_bytes + MAX_HEADER_BYTES
         self._waited = 0.0
         self._came = 0
 
     def attach(self, sock: socket.socket) -> "Exchange":
-        """Read from ``sock`` from now on."""
+        """Read from ``sock`` from now on: the request has been sent, and the headers may take ``first_byte``."""
+        self._deadline = min(self._end, self._clock() + self._limits.first_byte)
         self._socket = sock
         self._file = sock.makefile("rb", buffering=0)  # counts as a user of the socket until it is closed
         return self
@@ -133,14 +134,20 @@ class Exchange(io.RawIOBase):
         return io.BufferedReader(self, _BUFFER)
 
     def headers_are_in(self) -> None:
-        """From here on the bytes count for the speed, no longer for the size of the headers.
-
-        Raises:
-            RequestFailed: ``truncated``; http.client takes the end of the stream for the end of the headers.
-        """
-        if self._has_ended:
-            raise RequestFailed("truncated", "the headers break off", retryable=True)
+        """From here on the bytes count for the speed, and have all the time, no longer that of the headers."""
         self._headers_left = None
+        self._deadline = self._end
+
+    def end_of_body(self, file: io.BufferedReader) -> None:
+        """Read nothing more; if the server has said more than it announced, nobody is to read that either.
+
+        Args:
+            file: what `makefile` has made.
+        """
+        self._is_over = True
+        rest = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()
+        if rest or file.peek(1):
+            self._shut()
 
     def hurry(self, seconds: float) -> None:
         """Allow no more than ``seconds`` from now."""
@@ -149,6 +156,9 @@ class Exchange(io.RawIOBase):
     def cut(self) -> None:
         """End it from another thread: a read that is waiting ends soon, with ``cancelled``."""
         self._is_cut = True
+        self._shut()
+
+    def _shut(self) -> None:
         if self._socket is not None:
             # Not SSLSocket's own shutdown: that forgets TLS, and the reader would get the ciphertext.
             with contextlib.suppress(OSError):  # it was closed already, which is what we want
@@ -164,7 +174,9 @@ class Exchange(io.RawIOBase):
         if self._is_cut:
             raise RequestFailed("cancelled", "cut while it was under way")
         if left <= 0:
-            raise RequestFailed("timeout", f"not complete after {self._limits.total:g} s", retryable=True)
+            what = "headers not" if self._headers_left is not None else "not"
+            seconds = self._clock() - self.started
+            raise RequestFailed("timeout", f"{what} complete after {seconds:.3g} s", retryable=True)
         return left
 
     def readable(self) -> bool:
@@ -173,9 +185,9 @@ class Exchange(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         """One read from the socket, within the limits; raises `RequestFailed` or what sockets raise."""
         assert self._socket is not None and self._file is not None  # noqa: S101  # http.client reads after attach
-        left = self.check()
-        if left < self._limits.first_byte:
-            self._socket.settimeout(left)
+        if self._is_over:
+            return 0
+        self._socket.settimeout(min(self.check(), self._limits.first_byte))
         if self._headers_left is not None:  # never past the cap, however the network has cut them into pieces
             buffer = memoryview(buffer)[: max(1, self._headers_left)]
         before = self._clock()
@@ -188,8 +200,6 @@ class Exchange(io.RawIOBase):
             self.check()
         if count:
             self.is_reusing = False
-        else:
-            self._has_ended = True
         self._weigh(count or 0, self._clock() - before)
         return count
 
@@ -216,30 +226,3 @@ class Exchange(io.RawIOBase):
         if self._file is not None:
             self._file.close()
         super().close()
-
-
-class Answer(http.client.HTTPResponse):
-    """http.client's answer, read through an exchange."""
-
-    def __init__(self, exchange: Exchange, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        self._exchange = exchange
-        super().__init__(exchange.attach(sock), *args, **kwargs)  # type: ignore[arg-type]  # only makefile is called
-
-    def begin(self) -> None:
-        """Read the headers, past interim answers too (``103 Early Hints``), which http.client takes for final."""
-        self._read_headers()
-        while 100 < self.status < 200:
-            self.headers = self.msg = None  # type: ignore[assignment]  # the sign that they are still to be read
-            self._read_headers()
-        if self.chunked and "content-length" in self.headers:
-            self.will_close = True  # two lengths: who knows where the next answer begins (RFC 9112 §6.3)
-        self._exchange.headers_are_in()
-
-    def _read_headers(self) -> None:
-        try:
-            super().begin()
-        except http.client.HTTPException as error:
-            # Of a line that is too long it says so by type; of more than 100 lines it does with the bare class.
-            if isinstance(error, http.client.LineTooLong) or type(error) is http.client.HTTPException:
-                raise RequestFailed("too-large", f"headers: {_one_line(error)}") from error
-            raise

@@ -56,7 +56,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """How long one request may take, in seconds, and how slow it may be."""
 
     connect: float = 10.0
-    #: Longest silence of the server, before the first byte and between two.
+    #: Longest silence of the server, before the first byte and between two; all of the headers take no longer, either.
     first_byte: float = 20.0
     #: From the start of the request to the last byte of its body.
     total: float = 60.0
@@ -128,9 +128,12 @@ class Response:
         Raises:
             RequestFailed: ``unsupported-scheme`` or ``bad-url``.
         """
-        reference = self.headers.get("location", "")
-        if self.status not in _REDIRECTS or not reference:
+        references = set(self.headers.getlist("location"))
+        if self.status not in _REDIRECTS or not any(references):
             return None
+        if len(references) > 1:
+            raise RequestFailed("bad-url", f"redirects to {len(references)} places at once")
+        reference = references.pop()
         target = resolve(self.url, _utf8(reference))
         if target is None:
             scheme = _SCHEME.match(reference)

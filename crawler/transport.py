@@ -30,10 +30,11 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from urllib3.util import Timeout, make_headers, parse_url
 
 from crawler import __version__
+from crawler.answer import Answer
 from crawler.body import NetworkBody
 from crawler.cookies import Cookies
 from crawler.errors import RequestFailed
-from crawler.exchange import NETWORK_ERRORS, Answer, Exchange, classify
+from crawler.exchange import NETWORK_ERRORS, Exchange, classify
 from crawler.fetcher import Conditions, Limits, Response
 from crawler.guard import Guard
 from crawler.model import Request

@@ -168,6 +168,11 @@ def endless_continue(peer: Peer) -> None:
     peer.drip(0.02, b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
+def slow_header_lines(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\n")
+    peer.drip(0.1, b"X: y\r\n")
+
+
 def endless_trailers(peer: Peer) -> None:
     peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
     peer.drip(0.02, b"x: y\r\n")
@@ -223,3 +228,16 @@ def once(answer: Script, then: Script) -> Script:
 
 def two_lengths(peer: Peer) -> None:
     peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
+
+
+def told_twice(first: bytes, second: bytes) -> Script:
+    """A redirect to two places."""
+    head = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: %s\r\nLocation: %s\r\n\r\n"
+    return lambda peer: peer.send(head % (first, second))
+
+
+def with_surplus(framing: bytes) -> Script:
+    """An answer whose server goes on with half of another one, and with the rest as soon as it is asked again."""
+    data = b"HTTP/1.1 200 OK\r\n" + framing + b"HTTP/1.1 200 OK\r\nContent-"
+    rest = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"
+    return once(lambda peer: peer.send(data), lambda peer: peer.send(rest))

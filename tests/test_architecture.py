@@ -24,8 +24,8 @@ PACKAGE = Path(crawler.__file__).parent
 #: roof are one room each, so their files may know one another (without cycles).
 FLOORS: list[dict[str, str]] = [
     dict.fromkeys(["errors", "known", "model", "urls", "paths"], "ground floor"),
-    dict.fromkeys(["addresses", "guard", "fetcher", "exchange", "transport", "body", "cookies"], "instruments")
-    | dict.fromkeys(["robots", "consent", "tdm", "referrer"], "instruments")
+    dict.fromkeys(["addresses", "guard", "fetcher", "exchange", "answer", "transport", "body"], "instruments")
+    | dict.fromkeys(["cookies", "robots", "consent", "tdm", "referrer"], "instruments")
     | dict.fromkeys(["storage", "entries", "sync", "cloud", "manifest", "lock", "shelf", "notes"], "instruments"),
     {"frontier": "frontier", "harvest": "harvest", "download": "download"},
     {
