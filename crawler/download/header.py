@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
+from crawler.download.bitmap import bmp_size
 from crawler.download.png import MOST_FRAMES
 from crawler.download.structure import (
-    GIF_EXTENSION,
     GIF_IMAGE,
     JPEG_FRAMES,
     JPEG_SCAN,
-    after_sub_blocks,
-    bmp_size,
-    gif_palette,
+    gif_blocks,
     is_webp_animation,
     jpeg_segments,
     jpeg_size,
@@ -95,24 +93,21 @@ def _png(data: bytes) -> Header:
 
 def _gif(data: bytes) -> Header:
     """Its screen, and the first frame, which may be larger; the second one, if there is any, may be far away."""
-    width, height, flags = struct.unpack_from("<HHB", data, 6)
-    at, frames = 13 + gif_palette(flags), 0
+    width, height = struct.unpack_from("<HH", data, 6)
+    frames = 0
     try:
-        while frames < 2:
-            if data[at] == GIF_EXTENSION:
-                at = after_sub_blocks(data, at + 2)
-            elif data[at] == GIF_IMAGE:
-                left, top, inner_width, inner_height, flags = struct.unpack_from("<4HB", data, at + 1)
-                if not frames:
-                    width, height = max(width, left + inner_width), max(height, top + inner_height)
-                frames += 1
-                at = after_sub_blocks(data, at + 11 + gif_palette(flags))
-            else:
-                return Header(format="gif", width=width, height=height)
+        for kind, start in gif_blocks(data):
+            if kind == GIF_IMAGE and frames:
+                return Header(format="gif", width=width, height=height, animated=True)
+            if kind == GIF_IMAGE:
+                left, top, inner_width, inner_height = struct.unpack_from("<4H", data, start + 1)
+                width, height = max(width, left + inner_width), max(height, top + inner_height)
+                frames = 1
+        return Header(format="gif", width=width, height=height)
     except (IndexError, struct.error):
         if not frames:
             return Header(format="gif", animated=None)
-    return Header(format="gif", width=width, height=height, animated=True if frames > 1 else None)
+    return Header(format="gif", width=width, height=height, animated=None)
 
 
 def _webp(data: bytes) -> Header:

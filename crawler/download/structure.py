@@ -14,14 +14,18 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
+from crawler.download.bitmap import HEADER_SIZES, check_bmp
+from crawler.download.icon import is_cursor, shown_image
+from crawler.download.mpf import MPF_MAGIC, check_pictures
 from crawler.download.png import PNG_MAGIC, strip_png
 from crawler.download.tiff import count_pages, page_size, piece_bytes
 from crawler.errors import InvalidImage
 
 #: Parts that one file may have: segments, chunks, blocks, boxes. More of them only cost time.
 MAX_PARTS = 65_536
-#: Passes over a JPEG's pixels; encoders need about ten, and each costs a decoder the whole canvas again.
-_MAX_SCANS = 50
+#: Passes over a JPEG's pixels, and pixels that all of them go over; encoders need about ten passes, and each costs a
+#: decoder the whole canvas again, at up to 0.6 s for a thousand million pixels.
+_MAX_SCANS, _MAX_SCANNED = 100, 1_500_000_000
 #: Bytes between two JPEG segments that belong to neither.
 _MAX_JUNK = 65_536
 
@@ -33,17 +37,15 @@ _MAGIC = {
     b"II*\0": "tiff",
     b"MM\0*": "tiff",
     b"II+\0": "tiff",
-    b"MM\0+": "tiff",
     b"\0\0\1\0": "ico",
 }
-#: Pictures that browsers don't show, or that are programs (SVG, below).
+#: A cursor is an icon with a hot spot, and both are image/x-icon (WHATWG MIME Sniffing); a TGA begins like that, too.
+_CURSOR_MAGIC = b"\0\0\2\0"
+#: Pictures that browsers don't show, nor Pillow some of them (big-endian BigTIFF), or that are programs (SVG, below).
 _FOREIGN_MAGIC = (
     *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\0\0\0\x0cJXL ", b"\xff\x0a"),
-    *(b"\0\0\2\0", b"8BPS", b"qoif", b"DDS ", b"icns", b"v/1\1"),
+    *(_CURSOR_MAGIC, b"MM\0+", b"8BPS", b"qoif", b"DDS ", b"icns", b"v/1\1"),
 )
-#: Ways of packing that are none: plain, and with masks of colours.
-_BMP_PLAIN = frozenset({0, 3, 6})
-_BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 #: Anything in a JPEG that is a marker: not a stuffed zero, a fill byte or a restart.
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _JPEG_END, JPEG_SCAN = 0xD9, 0xDA
@@ -51,8 +53,12 @@ _JPEG_ALONE = frozenset({0x01, 0xD8})  # markers without a length
 _JPEG_PROGRESSIVE = frozenset({0xC2, 0xCA})
 _JPEG_OTHER_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF})
 JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA}) | _JPEG_OTHER_FRAMES
+_JPEG_INDEX = 0xE2
 _JPEG_METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 GIF_EXTENSION, GIF_IMAGE = b"!,"
+_GIF_CONTROL = b"!\xf9\4"
+#: Sub-blocks of a GIF over all its blocks; with the usual 255 bytes each that is 267 MB.
+_MAX_SUB_BLOCKS = 2**20
 _WEBP_ANIMATED = 0x02
 _WEBP_COLOURS = frozenset({b"VP8 ", b"VP8L"})
 _WEBP_PICTURE = _WEBP_COLOURS | {b"ALPH"}
@@ -99,8 +105,10 @@ def sniff(data: bytes) -> str:
             return name
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "webp"
-    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
+    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in HEADER_SIZES:
         return "bmp"
+    if data.startswith(_CURSOR_MAGIC) and is_cursor(data):
+        return "ico"
     if data[4:8] == b"ftyp":
         brands = data[8 : int.from_bytes(data[:4], "big")]
         if b"avif" in brands or b"avis" in brands:
@@ -124,6 +132,7 @@ def _too_many(name: str) -> InvalidImage:
 def _jpeg(data: bytes) -> Outline:
     """What comes before the first scan says the size; from there on all of it is picture."""
     kept, scans, pixels, samples, is_whole = [data[:2]], 0, 0, 0, False
+    index, end = None, 2
     for code, start, end in jpeg_segments(data):
         if code in JPEG_FRAMES:
             width, height = jpeg_size(code, data, start)
@@ -131,12 +140,16 @@ def _jpeg(data: bytes) -> Outline:
             samples = max(samples, _jpeg_samples(data, start, width * height))
             is_whole |= code in _JPEG_PROGRESSIVE
         scans += code == JPEG_SCAN
-        if scans > _MAX_SCANS:
-            raise InvalidImage("decompression-limit", f"JPEG of more than {_MAX_SCANS} scans")
+        if scans > _MAX_SCANS or (scans > 1 and scans * pixels > _MAX_SCANNED):
+            raise InvalidImage("decompression-limit", f"JPEG of {scans} scans over {pixels} pixels")
         if code == JPEG_SCAN and scans == 1:
             kept.append(data[start:])
         elif not scans and code not in _JPEG_METADATA:
             kept.append(data[start:end])
+        elif code == _JPEG_INDEX and data.startswith(MPF_MAGIC, start + 4):
+            index = index or (start + 4 + len(MPF_MAGIC), end)
+    if index:  # behind the last scan's header nothing but the end marker looks like one
+        check_pictures(data, *index, first_end=data.index(b"\xff\xd9", end) + 2)
     memory = 2 * samples if is_whole or scans > 1 else 0  # each scan goes over all of it again
     return Outline(format="jpeg", pixels=pixels, kept=memory, picture=b"".join(kept))
 
@@ -190,31 +203,49 @@ def _png(data: bytes) -> Outline:
 
 
 def _gif(data: bytes) -> Outline:
-    """Block by block to the trailer; whatever else comes between two blocks ends a GIF, as it does for browsers."""
+    """Block by block to the trailer; the decoder gets no block before the first frame but what controls that."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    at, frames, pixels = 13 + gif_palette(flags), 0, width * height
-    for _ in range(MAX_PARTS):
-        if data[at] == GIF_EXTENSION:
-            at = after_sub_blocks(data, at + 2)
-        elif data[at] == GIF_IMAGE:
-            left, top, inner_width, inner_height, flags = struct.unpack_from("<4HB", data, at + 1)
+    head, control, first = data[: 13 + gif_palette(flags)], b"", len(data)
+    frames, pixels = 0, width * height
+    for kind, start in gif_blocks(data):
+        if kind == GIF_IMAGE:
+            left, top, inner_width, inner_height = struct.unpack_from("<4H", data, start + 1)
             pixels = max(pixels, max(width, left + inner_width) * max(height, top + inner_height))
-            at = after_sub_blocks(data, at + 11 + gif_palette(flags))
+            first = min(first, start)
             frames += 1
-        else:
-            return Outline(format="gif", pixels=pixels, frames=max(1, frames), picture=data)
+        elif not frames and data.startswith(_GIF_CONTROL, start):
+            control = data[start : start + 7] + b"\0"
+    return Outline(format="gif", pixels=pixels, frames=max(1, frames), picture=head + control + data[first:])
+
+
+def gif_blocks(data: bytes) -> Iterator[tuple[int, int]]:
+    """Kind and start of each block up to the trailer; whatever else comes between two ends a GIF, as for browsers.
+
+    Each is told of before its end is looked for.
+
+    Raises:
+        InvalidImage: ``decompression-limit``.
+        IndexError: the trailer is not there.
+    """
+    at, left = 13 + gif_palette(data[10]), _MAX_SUB_BLOCKS
+    for _ in range(MAX_PARTS):
+        kind, start = data[at], at
+        if kind not in (GIF_EXTENSION, GIF_IMAGE):
+            return
+        at += 2 if kind == GIF_EXTENSION else 11 + gif_palette(data[at + 9])
+        yield kind, start
+        while size := data[at]:
+            at += size + 1
+            left -= 1
+            if not left:
+                raise InvalidImage("decompression-limit", f"GIF of more than {_MAX_SUB_BLOCKS} sub-blocks")
+        at += 1
     raise _too_many("GIF")
 
 
 def gif_palette(flags: int) -> int:
     """Bytes of the colour table that ``flags`` announce."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
-
-
-def after_sub_blocks(data: bytes, at: int) -> int:
-    while size := data[at]:
-        at += size + 1
-    return at + 1
 
 
 def _webp(data: bytes) -> Outline:
@@ -321,19 +352,7 @@ def _avif(data: bytes) -> Outline:
 
 
 def _bmp(data: bytes) -> Outline:
-    width, height = bmp_size(data)
-    start, header = struct.unpack_from("<I", data, 10)[0], data[14]
-    bits = struct.unpack_from("<H", data, 24 if header == 12 else 28)[0]
-    packing = 0 if header == 12 else struct.unpack_from("<I", data, 30)[0]
-    if packing in _BMP_PLAIN and start + (width * bits + 31) // 32 * 4 * height > len(data) + 3:  # the last padding
-        raise InvalidImage("truncated", f"BMP of {width}x{height} pixels in {len(data)} bytes")
-    return Outline(format="bmp", pixels=width * height, picture=data)
-
-
-def bmp_size(data: bytes) -> tuple[int, int]:
-    """Width and height, by the first 26 bytes; raises `struct.error` where there are less."""
-    width, height = struct.unpack_from("<HH" if data[14] == 12 else "<ii", data, 18)
-    return abs(width), abs(height)
+    return Outline(format="bmp", pixels=check_bmp(data), picture=data)
 
 
 def _tiff(data: bytes) -> Outline:
@@ -343,18 +362,8 @@ def _tiff(data: bytes) -> Outline:
 
 
 def _ico(data: bytes) -> Outline:
-    """Entry by entry: each image inside must be there, and may be far larger than the directory says."""
-    pixels = 0
-    for index in range(struct.unpack_from("<H", data, 4)[0]):
-        length, offset = struct.unpack_from("<II", data, 6 + 16 * index + 8)
-        if offset + length > len(data):
-            raise InvalidImage("truncated", f"ICO ends in its image {index + 1}")
-        if data.startswith(PNG_MAGIC, offset):
-            width, height = struct.unpack_from(">II", data, offset + 16)
-        else:
-            width, height = struct.unpack_from("<ii", data, offset + 4)
-        pixels = max(pixels, abs(width * height))
-    return Outline(format="ico", pixels=pixels, picture=data)
+    pixels, shown = shown_image(data)
+    return Outline(format="ico", pixels=pixels, picture=shown)
 
 
 _WALKERS: dict[str, Callable[[bytes], Outline]] = {

@@ -16,6 +16,7 @@ from io import BytesIO
 from msgspec import Struct
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from crawler.download.bitmap import bmp_packing, is_run_length
 from crawler.download.dedup import extension_of
 from crawler.download.header import read_header
 from crawler.download.lean import check_memory, find_avif, find_webp
@@ -40,6 +41,11 @@ _PROVEN_LEAN = frozenset({"webp", "avif"})
 _TRUSTED, _LIGHT = frozenset({"jpeg", "png", "gif"}), 32 * 2**20
 #: A colour that is rare, band by band.
 _MARK = (91, 17, 203, 5)
+
+#: Formats that hold bitmaps, and how Pillow begins to say that it can't read one which others can.
+_BITMAPS, _BEYOND_PILLOW = frozenset({"bmp", "ico"}), ("unsupported bmp", "invalid palette size")
+#: Pixels and bytes of a BMP packed by run length that Pillow may unpack, at half a second for as many millions.
+_MAX_UNPACKED = 2_000_000
 
 _one_large = threading.Lock()
 _warnings_lock = threading.Lock()
@@ -101,8 +107,8 @@ def is_risky(found: Outline) -> bool:
     """Whether a decoder should be one that may die of it.
 
     JPEG, PNG and GIF are what most pages show, cheap to decode, and their decoders the best tested ones. Those of WebP
-    and AVIF are large, young, and were broken into (CVE-2023-4863); TIFF is a dozen formats in one; of BMP and icons
-    Pillow unpacks some in Python, at seconds for each megabyte. A large canvas fills the memory, whatever it is.
+    and AVIF are large, young, and were broken into (CVE-2023-4863); TIFF is a dozen formats in one; BMP and
+    icons are rare, and as many. A large canvas fills the memory, whatever it is.
     """
     return found.format not in _TRUSTED or _needed(found) > _LIGHT
 
@@ -121,8 +127,17 @@ def prove(found: Outline, max_pixels: int, *, decode: bool = True, with_phash: b
     except UnidentifiedImageError as error:
         raise InvalidImage("corrupt", f"{found.format}: its header makes no sense") from error
     except Exception as error:  # hostile bytes make a decoder raise anything; each of it is a verdict
-        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
-        raise InvalidImage(reason, f"{found.format}: {type(error).__name__}: {error}"[:300]) from error
+        raise InvalidImage(
+            _reason_of(error, found.format), f"{found.format}: {type(error).__name__}: {error}"[:300]
+        ) from error
+
+
+def _reason_of(error: Exception, name: str) -> str:
+    """What an error of Pillow's is called here."""
+    words = str(error).lower()
+    if name in _BITMAPS and words.startswith(_BEYOND_PILLOW):
+        return "unsupported-format"
+    return "truncated" if "truncated" in words else "corrupt"
 
 
 def _needed(found: Outline) -> int:
@@ -132,7 +147,8 @@ def _needed(found: Outline) -> int:
 
 def _prove(found: Outline, max_pixels: int, *, decode: bool, with_phash: bool) -> ImageInfo:
     webp = _find_webp() if found.format == "webp" else None
-    if webp or not decode:
+    is_proven = found.format == "bmp" and is_run_length(bmp_packing(found.picture, 14))  # by its outline
+    if webp or is_proven or not decode:
         header = read_header(found.picture)
         if header is not None and header.width and found.frames:
             if webp and decode:
@@ -192,7 +208,7 @@ def _load_png(image: ImageFile.ImageFile, picture: bytes) -> None:
 
 def _look_again(found: Outline, pixels: int) -> str:
     """What a picture looks like that was proven without its pixels; empty where it is too large to be decoded again."""
-    if pixels > MAX_LOOKED_AT:
+    if pixels > MAX_LOOKED_AT or (found.format == "bmp" and pixels + len(found.picture) > _MAX_UNPACKED):
         return ""
     with suppress(Exception), Image.open(BytesIO(found.picture), formats=[found.format.upper()]) as image:
         return _look(image, found.format)

@@ -125,6 +125,18 @@ def test_avif_box_may_have_a_long_length() -> None:
     assert reason_for(b"\0\0\0\x14ftypavif\0\0\0\0avif" + long_box[:-1]) == "truncated"
 
 
+def test_a_gif_gives_the_decoder_nothing_before_its_first_frame_but_the_control_of_that() -> None:
+    control, comment, text = b"!\xf9\4\1\0\0\0\0", b"!\xfe\5hello\0", b"!\xff\3app\2xy\0"
+    found = outline(gif(comment, control, text, gif_frame(1, 1), b";"))
+    assert found.picture == gif(control, gif_frame(1, 1), b";")
+
+
+def test_the_sub_blocks_of_a_gif_are_counted_over_all_of_it() -> None:
+    half = b"!\xfe" + b"\1x" * 600_000 + b"\0"
+    assert outline(gif(half, gif_frame(1, 1), b";")).frames == 1
+    assert reason_for(gif(half, half, gif_frame(1, 1), b";")) == "decompression-limit"
+
+
 def test_icon_counts_what_is_inside_and_not_what_its_directory_says() -> None:
     inner = png_of(png_header(9000, 8000))
     data = b"\0\0\1\0\1\0" + ICO_ENTRY.pack(16, 16, 0, 0, 1, 32, len(inner), 22) + inner
@@ -149,8 +161,17 @@ def test_a_flood_of_parts_is_refused(data: bytes) -> None:
 def test_a_jpeg_of_too_many_scans_is_refused() -> None:
     data = picture("JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
-    assert outline(data[:-2] + last * 20 + b"\xff\xd9").format == "jpeg"
-    assert reason_for(data[:-2] + last * 60 + b"\xff\xd9") == "decompression-limit"
+    assert outline(data[:-2] + last * 80 + b"\xff\xd9").format == "jpeg"
+    assert reason_for(data[:-2] + last * 100 + b"\xff\xd9") == "decompression-limit"
+
+
+def test_the_larger_a_jpeg_the_fewer_scans_it_may_have() -> None:
+    data = picture("JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    size = data.index(b"\xff\xc2") + 5
+    huge = data[:size] + struct.pack(">HH", 7000, 7000) + data[size + 4 :]
+    assert outline(huge).pixels == 49_000_000
+    assert reason_for(huge[:-2] + last * 80 + b"\xff\xd9") == "decompression-limit"
 
 
 HEADS = [
