@@ -4,9 +4,11 @@ Sources: https://encoding.spec.whatwg.org/ (labels, by way of webencodings) and
 https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-encoding.
 """
 
+import codecs
 import re
 from collections.abc import Iterable, Iterator
 from email.message import Message
+from functools import cache
 from itertools import chain
 from urllib.parse import quote
 
@@ -16,6 +18,10 @@ import webencodings  # type: ignore[import-untyped]  # published without type hi
 _UTF8_OUTPUT = frozenset({"utf-8", "utf-16-le", "utf-16-be", "replacement"})
 #: Python's own reading of the label is narrower than the standard's.
 _WIDER = {"gbk": "gb18030"}
+#: Beginnings of the names of codecs with bytes to which Python gives no meaning, but browsers do: C1 controls.
+_HOLED = ("cp125", "cp874")
+#: Faults of one page that are looked at one by one.
+_MAX_FAULTS = 10_000
 #: ASCII that stays as it is in a query, once encoded.
 _QUERY_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "\"#<>'")
 _FOREIGN = re.compile(r"[^\x00-\x7f]+")
@@ -52,11 +58,53 @@ def decode(body: bytes | str, content_type: str | None) -> tuple[str, str]:
     if codec == "replacement":  # encodings that are only attacks today: the whole body is one U+FFFD
         return "\ufffd", codec
     if codec:
-        return body.decode(_WIDER.get(codec, codec), "replace"), codec
+        return _decoded(body, codec), codec
     try:
         return body.decode("utf-8"), "utf-8"
     except UnicodeDecodeError:
-        return body.decode("cp1252", "replace"), "cp1252"
+        return _decoded(body, "cp1252"), "cp1252"
+
+
+def _decoded(body: bytes, codec: str) -> str:
+    """Text in an encoding, where Python's reading of it differs, as the standard has it."""
+    if codec.startswith(_HOLED):
+        return codecs.charmap_decode(body, "replace", _letters(codec))[0]
+    codec = _WIDER.get(codec, codec)
+    text = body.decode(codec, "replace")
+    if codec in _MENDED and 0 < text.count("\ufffd") <= _MAX_FAULTS:
+        return body.decode(codec, _MENDED[codec])
+    return text
+
+
+@cache
+def _letters(codec: str) -> str:
+    """What each byte is; an undefined one below 0xA0 is the control character of its number."""
+    letters = bytes(range(256)).decode(codec, "replace")
+    return "".join(chr(n) if letter == "\ufffd" and n < 0xA0 else letter for n, letter in enumerate(letters))
+
+
+def _euro(error: UnicodeError) -> tuple[str, int]:
+    """0x80 is the euro sign (https://encoding.spec.whatwg.org/#gb18030-decoder)."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return ("€", error.start + 1) if error.object[error.start] == 0x80 else ("\ufffd", error.end)
+
+
+def _row_13(error: UnicodeError) -> tuple[str, int]:
+    """Row 13 of JIS X 0208, which Python knows in Shift_JIS only (https://encoding.spec.whatwg.org/#index-jis0208)."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    lead, cell = (*error.object[error.start : error.start + 2], 0, 0)[:2]
+    if lead != 0xAD or not 0xA1 <= cell <= 0xFE:
+        return "\ufffd", error.end
+    trail = cell - 0xA1 + (0x41 if cell >= 0xE0 else 0x40)
+    return bytes((0x87, trail)).decode("cp932", "replace")[0], error.start + 2
+
+
+#: Codec → name of what mends its faults.
+_MENDED = {"gb18030": "crawler.euro", "euc_jp": "crawler.row-13"}
+codecs.register_error("crawler.euro", _euro)
+codecs.register_error("crawler.row-13", _row_13)
 
 
 def encode_query(reference: str, codec: str) -> str:
@@ -77,7 +125,9 @@ def _percent(text: str, codec: str) -> str:
         return quote(text.encode(codec), safe=_QUERY_SAFE)
     except UnicodeEncodeError:
         if len(text) == 1:
-            return f"%26%23{ord(text)}%3B"
+            byte = b"\x80" if text == "€" else text.encode("latin-1", "ignore")
+            is_byte = byte != b"" and _decoded(byte, codec) == text  # which Python reads, with help, and can't write
+            return quote(byte) if is_byte else f"%26%23{ord(text)}%3B"
         return "".join(_percent(letter, codec) for letter in text)
 
 

@@ -19,7 +19,7 @@ _MAX_NAME = 60
 #: Elements whose text is no markup.
 TEXTS = frozenset({"script", "style", "textarea", "title", "iframe", "noembed", "noframes", "xmp"})
 #: Elements that give a meaning to what is within them, and how many of them may be open.
-FRAMES = frozenset({"a", "figcaption", "figure", "picture", "svg", "template"})
+FRAMES = frozenset({"a", "figcaption", "figure", "noscript", "picture", "svg", "template"})
 _MAX_OPEN = 50
 
 _NAMES, _ENDS = "|".join(sorted(FRAMES | TEXTS)), "|".join(sorted(FRAMES))

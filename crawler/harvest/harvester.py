@@ -142,7 +142,10 @@ class Harvester:
 
     def _page(self, data: bytes, response: Response, content_type: str) -> Page:
         link = ", ".join(response.headers.getlist("link"))
-        return extract(data, response.url, content_type, parser=self._parser, lazy=self._lazy, link=link)
+        refresh = response.headers.get("refresh", "")
+        return extract(
+            data, response.url, content_type, parser=self._parser, lazy=self._lazy, link=link, refresh=refresh
+        )
 
     def _harvest(self, place: Place, document: Page | Feed, response: Response) -> Outcome:
         """The outcome of a document: what it names, as far as neither it nor its server objects."""

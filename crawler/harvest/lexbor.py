@@ -33,6 +33,8 @@ _ATTRIBUTE = r"""[\s/]*+ [^\s/>] [^\s/>=]*+ (?: \s*+ = \s*+ (?: "[^"]*+"?+ | '[^
 _TOO_MANY_ATTRIBUTES = re.compile(rf"<[a-zA-Z][^\s/>]*+ (?:{_ATTRIBUTE}){{{_MAX_ATTRIBUTES}}}", re.VERBOSE)
 #: What an attribute's name may be.
 _NAME = re.compile(r"[^\s/>=]++")
+#: A ``<base>`` that browsers take for text, and that would end the ``<noscript>`` in a head around it.
+_SPARE_BASE = re.compile(r"<noscript(?=[\s/>])[^<]*+(?:<(?!/?noscript|base[\s/])[^<]*+)*+<base", re.IGNORECASE)
 #: A start tag of formatting: all of it where it ends beyond doubt, else its name.
 _NAMES = "b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u"
 _FORMATTING = re.compile(
@@ -97,9 +99,12 @@ def _content(template: LexborNode) -> LexborNode | None:
 
 
 def _is_harmless(text: str) -> bool:
-    """Whether no parser that keeps to the rules can take long over ``text``; some harmless pages are refused."""
+    """Whether a parser that keeps to the rules takes neither long over ``text`` nor `_SPARE_BASE` for a base.
+
+    Some harmless pages are refused.
+    """
     tags = text.count("<")
-    if tags > _MAX_TAGS or _TOO_MANY_ATTRIBUTES.search(text):
+    if tags > _MAX_TAGS or _TOO_MANY_ATTRIBUTES.search(text) or _SPARE_BASE.search(text):
         return False
     if len(text) > _MANY_NAMES and len(set(_NAME.findall(text))) > _MAX_NAMES:
         return False

@@ -10,17 +10,18 @@ from typing import Literal
 from crawler.errors import ConfigError
 from crawler.harvest import xhtml
 from crawler.harvest.charset import decode, encode_query
-from crawler.harvest.links import link_header
+from crawler.harvest.found import Found
+from crawler.harvest.links import link_header, refresh_target
 from crawler.harvest.page import Image, Page
 from crawler.harvest.stream import Visitor
-from crawler.harvest.walk import Found, Walk
+from crawler.harvest.walk import Walk
 from crawler.harvest.xhtml import XML_TYPES
 from crawler.urls import MAX_URL_LENGTH, resolve
 
 #: ``lxml``: BeautifulSoup on lxml; ``lexbor``: selectolax, which builds the tree that browsers build, much faster.
 Parser = Literal["lxml", "lexbor"]
 
-#: URLs taken from one page, images, links and the rest together.
+#: URLs taken from one page, images, links and the rest together; the images first.
 MAX_URLS = 20_000
 #: Characters of all of them together: a long ``<base>`` before each of many short references would fill disk and log.
 MAX_URL_BYTES = 8 * 2**20
@@ -36,6 +37,7 @@ def extract(
     parser: Parser = "lxml",
     lazy: Collection[str] = (),
     link: str = "",
+    refresh: str = "",
 ) -> Page:
     """Everything that the page at ``url`` names, in document order, as absolute http(s) URLs.
 
@@ -46,6 +48,7 @@ def extract(
         parser: what reads HTML. XHTML is read by an XML parser, to which ``<script/>`` is over.
         lazy: attributes in which the site's scripts find pictures, besides those that are known.
         link: the HTTP header ``Link``.
+        refresh: the HTTP header ``Refresh``, which leads to another page as ``<meta http-equiv=refresh>`` does.
 
     No bytes make it raise; `Page.truncated` tells when one of the limits cut something off.
 
@@ -59,6 +62,8 @@ def extract(
     own = resolve(None, url) or url
     for attributes in link_header(link):
         walk.link(attributes | {"href": resolve(own, attributes["href"]) or ""})
+    if (leads_to := refresh_target(refresh)) and (target := resolve(own, leads_to)):
+        walk.links[target] = False
     cut = feed(text, walk)
     cut |= _walk_documents(_feeder(parser), walk)
     return _page(walk, _Resolver(own, walk.base, codec), cut=cut or walk.cut)
@@ -93,15 +98,17 @@ def _walk_documents(feed: Callable[[str, Visitor], bool], walk: Walk) -> bool:
 def _page(walk: Walk, resolver: "_Resolver", *, cut: bool) -> Page:
     """What a walk found, resolved; pictures first, in case there is too much."""
     images = tuple(_images(walk, resolver))
-    links = dict.fromkeys(link for href, _ in walk.links if (link := resolver(href)))
-    followed = {resolver(href) for href, nofollow in walk.links if not nofollow}
+    resolver.room -= len({image.url for image in images})
+    sheets, frames, feeds = (resolver.each(each) for each in (walk.sheets, walk.frames, walk.feeds))
+    links = resolver.each(walk.links)
+    followed = {resolver(href) for href, nofollow in walk.links.items() if not nofollow}
     return Page(
         images=images,
-        links=tuple(links),
-        nofollow=frozenset(links.keys() - followed),
-        sheets=resolver.each(walk.sheets),
-        frames=resolver.each(walk.frames),
-        feeds=resolver.each(walk.feeds),
+        links=links,
+        nofollow=frozenset(links) - followed,
+        sheets=sheets,
+        frames=frames,
+        feeds=feeds,
         canonical=(walk.canonical and resolver(walk.canonical)) or "",
         base=resolver.base,
         title=walk.words.of(walk.title),
@@ -121,12 +128,13 @@ class _Resolver:
         self.base = href if href is not None and len(href) <= MAX_URL_LENGTH else own
         self._codec = codec
         self._known: dict[str, str | None] = {}
-        self._room = MAX_URL_BYTES
+        #: URLs that are still taken, and characters of them.
+        self.room, self._characters = MAX_URLS, MAX_URL_BYTES
 
     @property
     def is_full(self) -> bool:
-        """Whether the URLs of this page were too much together."""
-        return self._room < 0
+        """Whether the URLs of this page were too many, or too much together."""
+        return self.room < 0 or self._characters < 0
 
     def __call__(self, reference: str) -> str | None:
         """Absolute http(s) URL, None where it is none or too long to be one that is followed."""
@@ -135,15 +143,18 @@ class _Resolver:
         return self._known[reference]
 
     def each(self, references: Collection[str]) -> tuple[str, ...]:
-        """Those of ``references`` that can be followed, each once."""
-        return tuple(dict.fromkeys(url for reference in references if (url := self(reference))))
+        """Those of ``references`` that can be followed, each once, as long as there is room."""
+        urls = tuple(dict.fromkeys(url for reference in references if (url := self(reference))))
+        taken = urls[: max(0, self.room)]
+        self.room -= len(urls)
+        return taken
 
     def _resolve(self, reference: str) -> str | None:
         # The bound comes first: a long base before each of many short references would fill the memory.
-        if len(reference) > MAX_URL_LENGTH or self._room < 0:
+        if len(reference) > MAX_URL_LENGTH or self._characters < 0:
             return None
         href = resolve(self.base, encode_query(reference, self._codec))
-        self._room -= len(href or "")
+        self._characters -= len(href or "")
         return href if href is not None and len(href) <= MAX_URL_LENGTH else None
 
 

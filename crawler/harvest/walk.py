@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from crawler.harvest.css import read_sheet
 from crawler.harvest.directives import parse_directives
+from crawler.harvest.found import Found, Place
 from crawler.harvest.jsonld import linked_data_images
 from crawler.harvest.links import refresh_target
 from crawler.harvest.sources import (
@@ -44,36 +45,6 @@ _FEED_TYPES = frozenset({"application/rss+xml", "application/atom+xml", "applica
 _PIXELS = re.compile(r"\s*\+?0*([0-9]{1,9})(?:\.[0-9]*)?\s*(?:px\s*)?", re.IGNORECASE)
 
 
-class Place(NamedTuple):
-    """What is around an element: its innermost picture, figure and item by number (0: none), and more."""
-
-    picture: int = 0
-    figure: int = 0
-    item: int = 0
-    #: Whether that item is an ImageObject.
-    about_image: bool = False
-    #: Span of the words of the link around it.
-    link: int | None = None
-    #: Whether it is within a drawing, and within a template, which a browser does not show by itself.
-    drawn: bool = False
-    inert: bool = False
-
-
-class Found(NamedTuple):
-    """An image's reference, and the words and numbers that stand around it."""
-
-    reference: Reference
-    group: int
-    place: Place
-    heading: int | None
-    alt: str = ""
-    title: str = ""
-    caption: str = ""
-    license: str = ""
-    size: tuple[int | None, int | None] = (None, None)
-    referrer_policy: ReferrerPolicy = ""
-
-
 class _Open(NamedTuple):
     """What is to be done at the end of an element: what counts again, and which span is closed."""
 
@@ -90,22 +61,22 @@ class Walk:
     """A `crawler.harvest.stream.Visitor` that collects.
 
     Args:
-        limit: URLs that are taken.
+        limit: pictures that are taken, and as many of all else; what is named again counts as one.
         lazy: attributes in which scripts find pictures, besides those that are known.
     """
 
     def __init__(self, limit: int, lazy: Collection[str] = ()) -> None:
-        #: Whether the limit is reached, and whether something else was left out.
+        #: Whether there are more pictures than are taken, and whether something else was left out.
         self.full = self.cut = False
         #: Whether what follows is a document within the page, which says nothing of the page itself.
         self.framed = False
         self.words = Words()
         self.found: list[Found] = []
-        #: References, and whether they are ``rel=nofollow``.
-        self.links: list[tuple[str, bool]] = []
-        self.sheets: list[str] = []
-        self.frames: list[str] = []
-        self.feeds: list[str] = []
+        #: References, and whether they are ``rel=nofollow`` wherever they stand.
+        self.links: dict[str, bool] = {}
+        self.sheets: dict[str, None] = {}
+        self.frames: dict[str, None] = {}
+        self.feeds: dict[str, None] = {}
         #: Documents that stand in an attribute, to be walked after this one.
         self.documents: list[str] = []
         self.base: str | None = None
@@ -132,7 +103,10 @@ class Walk:
         self._behind: dict[int, int] = {}
         self._numbers = count()
         self._elements = count(1)
-        self._room = limit
+        #: References of what was found; when that is much, only new ones are taken.
+        self._pictures: set[str] = set()
+        self._limit = limit
+        self._room = limit  # for references to what is no picture
         self._insets = _MAX_INSETS
 
     def enter(self, name: str, attributes: Attributes) -> None:
@@ -200,8 +174,7 @@ class Walk:
         if "href" in attributes and not self._place.inert:
             relations = words_of(attributes, "rel")
             self._license(attributes["href"], "license" in relations)
-            if self._has_room():
-                self.links.append((attributes["href"], "nofollow" in relations))
+            self._lead(attributes["href"], nofollow="nofollow" in relations)
 
     def _heading_begins(self, _: Attributes) -> _Open:
         opened = self._span()
@@ -227,6 +200,9 @@ class Walk:
 
     def _svg(self, _: Attributes) -> _Open:
         return self._enclose(drawn=True)
+
+    def _noscript(self, _: Attributes) -> _Open:
+        return self._enclose(spare=True)
 
     def _template(self, attributes: Attributes) -> _Open:
         return self._enclose(inert=self._place.inert or "shadowrootmode" not in attributes)
@@ -267,7 +243,8 @@ class Walk:
         self._speaks(attributes.get("lang") or attributes.get("xml:lang", ""))
 
     def _base(self, attributes: Attributes) -> None:
-        if self.base is None and "href" in attributes and self._is_of_page():
+        is_heeded = self._is_of_page() and not (self._place.drawn or self._place.spare)
+        if self.base is None and "href" in attributes and is_heeded:
             self.base = attributes["href"]
 
     def _meta(self, attributes: Attributes) -> None:
@@ -279,8 +256,8 @@ class Walk:
         if len(self.directives) < _MAX_DIRECTIVES:
             self.directives |= parse_directives(attributes.get("name", ""), content)
         pragma = attributes.get("http-equiv", "").strip().lower()
-        if pragma == "refresh" and (target := refresh_target(content)) and self._has_room():
-            self.links.append((target, False))
+        if pragma == "refresh" and (target := refresh_target(content)):
+            self._lead(target, nofollow=False)
         elif pragma == "content-language":
             self._speaks(content.partition(",")[0])
 
@@ -396,18 +373,28 @@ class Walk:
         if applies and href:
             self.licenses.setdefault(self._place.figure or self._place.item, href)
 
-    def _address(self, addresses: list[str], href: str) -> None:
-        if href and not self._place.inert and self._has_room():
-            addresses.append(href)
+    def _lead(self, href: str, *, nofollow: bool) -> None:
+        if href in self.links or self._has_room():
+            self.links[href] = nofollow and self.links.get(href, True)
+
+    def _address(self, addresses: dict[str, None], href: str) -> None:
+        if href and not self._place.inert and href not in addresses and self._has_room():
+            addresses[href] = None
 
     def _take(self, found: Found) -> None:
-        if self._has_room():
+        if found.reference.url not in self._pictures:
+            self._pictures.add(found.reference.url)
+            self.full |= len(self._pictures) > self._limit
+        elif len(self.found) >= self._limit:
+            self.cut = True
+            return
+        if not self.full:
             self.found.append(found)
 
     def _has_room(self) -> bool:
         self._room -= 1
-        self.full = self._room < 0
-        return not self.full
+        self.cut |= self._room < 0
+        return self._room >= 0
 
     def _affords(self, inset: str) -> bool:
         self._insets -= len(inset)
@@ -427,6 +414,7 @@ _OPENERS: Mapping[str, Callable[[Walk, Attributes], _Open | None]] = {
     "iframe": Walk._iframe,
     "link": Walk._link,
     "meta": Walk._meta,
+    "noscript": Walk._noscript,
     "object": Walk._object,
     "picture": Walk._picture,
     "script": Walk._script,

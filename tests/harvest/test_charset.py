@@ -29,6 +29,17 @@ from crawler.urls import resolve
         pytest.param(b"a\xffb", "text/html; charset=utf-8", "utf-8", "a\ufffdb", id="bad byte"),
         pytest.param(b"\xe9", "text/html; charset=x-user-defined", "cp1252", "é", id="user-defined, as in a page"),
         pytest.param(b"", None, "utf-8", "", id="empty"),
+        pytest.param(b"\x81\x80", None, "cp1252", "\x81€", id="a hole is a control character"),
+        pytest.param(b"\x98\xaa", "text/html; charset=windows-1253", "cp1253", "\x98\ufffd", id="other holes stay"),
+        pytest.param(b"\xdb\x81", "text/html; charset=tis-620", "cp874", "\ufffd\x81", id="holes of windows-874"),
+        pytest.param(b"\x80\x81\x80\xff", "text/html; charset=gbk", "gbk", "€亐\ufffd", id="the euro sign in GBK"),
+        pytest.param(
+            b"\xad\xa2\xad\xdf\xad\xe0\xad\xbf\xad",
+            "text/html; charset=euc-jp",
+            "euc_jp",
+            "②㍻〝\ufffd\ufffd",
+            id="row 13",
+        ),
     ],
 )
 def test_the_encoding_is_found(body: bytes, content_type: str | None, codec: str, text: str) -> None:
@@ -83,6 +94,12 @@ def test_a_hostile_head_costs_little(piece: bytes) -> None:
     assert decode(piece * (10_000_000 // len(piece)), '";' * 100_000)[1] == "utf-8"
 
 
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("label", ["gbk", "euc-jp", "windows-1252"])
+def test_a_page_of_faults_costs_little(label: str) -> None:
+    assert len(decode(b"\x80\xff" * 5_000_000, f"text/html; charset={label}")[0]) == 10_000_000
+
+
 def test_the_header_beats_the_page() -> None:
     assert decode(b"<meta charset=gbk>\xc3\xa9", "text/html; charset=utf-8")[0].endswith("é")
 
@@ -127,6 +144,11 @@ def test_a_declaration_may_be_spelled_in_any_way(same: tuple[str, str], space: s
         ("/é", "cp1252", "/é"),
         ("/a#x?é", "cp1252", "/a#x?é"),
         ("/a?b%20c=<d>", "cp1252", "/a?b%20c=<d>"),
+        ("/a?q=\x80\x81€", "cp1252", "/a?q=%26%23128%3B%81%80"),
+        ("/a?q=€", "gbk", "/a?q=%80"),
+        ("/a?q=€", "gb18030", "/a?q=%A2%E3"),
+        ("/a?q=é", "euc_kr", "/a?q=%26%23233%3B"),
+        ("/a?q=€", "euc_jp", "/a?q=%26%238364%3B"),
     ],
 )
 def test_foreign_letters_of_a_query_take_the_encoding_of_the_page(reference: str, codec: str, expected: str) -> None:

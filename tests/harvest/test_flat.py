@@ -96,6 +96,11 @@ def test_pictures_behind_a_limit_are_found(before: str) -> None:
     assert page.truncated
 
 
+@pytest.mark.parametrize("name", ["noscript", "svg"])
+def test_a_base_that_browsers_do_not_heed_is_none_behind_a_limit_either(name: str) -> None:
+    assert paths(read(f"{DEEP}<{name}><base href=/w/></{name}><base href=/right/><img src=1>")) == ["right/1"]
+
+
 @pytest.mark.parametrize("size", range(65_500, 65_540, 3))
 def test_nothing_is_lost_where_reading_changes(size: int) -> None:
     html = "<div>" * (MAX_DEPTH + 1)

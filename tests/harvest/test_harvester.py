@@ -75,6 +75,11 @@ def test_one_candidate_or_all_are_taken() -> None:
     assert len(images(harvest(html, candidates="all"))) == 3
 
 
+def test_a_refresh_in_the_header_is_followed() -> None:
+    assert links(harvest("", headers={"Refresh": "0; url=/next"})) == ["http://a.example/next"]
+    assert links(harvest("<meta name=robots content=nofollow>", headers={"Refresh": "0; url=/next"})) == []
+
+
 def test_images_may_be_anywhere_and_links_only_in_scope() -> None:
     html = "<img src=//cdn.example/x.jpg><a href=//cdn.example/><a href=/other><a href=sub>"
     assert images(harvest(html, scope="page")) == ["http://cdn.example/x.jpg"]

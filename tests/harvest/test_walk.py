@@ -234,6 +234,12 @@ def test_a_refresh_is_a_link() -> None:
     assert page.links == ("http://a.example/a",)
 
 
+def test_a_refresh_in_a_header_is_a_link_that_no_base_moves() -> None:
+    page = extract("<base href=http://b.example/><a href=c>", "http://a.example/dir/", refresh="0; url=d?e")
+    assert page.links == ("http://a.example/dir/d?e", "http://b.example/c")
+    assert extract("<a href=/c>", URL, refresh="60").links == ("http://a.example/c",)
+
+
 # --- what the caller knows besides
 
 
@@ -257,6 +263,22 @@ def test_a_header_names_what_elements_name() -> None:
     assert (page.canonical, page.sheets) == ("http://a.example/4", ("http://a.example/5",))
 
 
-def test_elements_after_the_limit_are_left_out() -> None:
-    page = read("<img src=1>" + "<link rel=stylesheet href=a>" * 20_000 + "<img src=2>")
-    assert (images(page), page.truncated) == (["1"], True)
+def test_pictures_after_the_limit_are_left_out() -> None:
+    page = read("".join(f"<img src={number}>" for number in range(20_001)) + "<a href=/a>")
+    assert (len(page.images), page.images[-1].url, page.links, page.truncated) == (20_000, f"{URL}19999", (), True)
+
+
+@pytest.mark.parametrize(
+    ("before", "truncated"),
+    [
+        pytest.param("<a href=/x>x</a>" * 25_000, False, id="a link"),
+        pytest.param("".join(f"<a href=/{number}.pdf>" for number in range(25_000)), True, id="many links"),
+        pytest.param("<link rel=stylesheet href=a>" * 25_000, False, id="a sheet"),
+        pytest.param("<style>@import 'a'</style>" * 100_000, True, id="a sheet, in too many elements"),
+        pytest.param("<img src=/s.gif>" * 25_000, True, id="a picture"),
+    ],
+)
+def test_whatever_stands_before_a_picture_hides_it_not(before: str, truncated: bool) -> None:
+    page = read(f"{before}<img src=/last.png>")
+    assert (images(page)[-1], page.truncated) == ("last.png", truncated)
+    assert len(page.links) + len(set(images(page))) <= 20_000

@@ -36,6 +36,7 @@ def paths(page: Page) -> list[str]:
         ('<style><![CDATA[ i { background: url(1) } ]]></style>', ["1"]),
         ('<img src="1?a=1&amp;b=2"/>&nbsp;&unknown; & <img src="2?a&b"/>', ["1?a=1&b=2", "2?a&b"]),
         ('<img src="1" alt="ä"/>', ["1"]),
+        (f'<svg xmlns="{SVG}"><base href="/w/"/></svg><img src="1"/>', ["1"]),
     ],
 )  # fmt: skip
 def test_a_document_is_read_as_xml(body: str, expected: list[str]) -> None:
