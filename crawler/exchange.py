@@ -174,9 +174,9 @@ class Exchange(io.RawIOBase):
         if self._is_cut:
             raise RequestFailed("cancelled", "cut while it was under way")
         if left <= 0:
-            what = "headers not" if self._headers_left is not None else "not"
-            seconds = self._clock() - self.started
-            raise RequestFailed("timeout", f"{what} complete after {seconds:.3g} s", retryable=True)
+            is_head = self._headers_left is not None
+            text = f"{'headers not' if is_head else 'not'} complete after {self._clock() - self.started:.3g} s"
+            raise RequestFailed("timeout", text, retryable=is_head)  # a body as slow as that will be so again
         return left
 
     def readable(self) -> bool:

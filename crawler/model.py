@@ -57,6 +57,9 @@ REASONS = frozenset(
     }
 )
 
+#: A turn is no more work than this, seconds, so that its lease outlives it by far.
+TURN_SECONDS = 10.0
+
 #: Most requests of one outcome, a page's worth, and most sitemaps of one robots.txt that a worker elsewhere may send.
 MAX_FOUND, MAX_SITEMAPS = 20_000, 1_000
 #: What a picture looks like (`crawler.download.phash`).

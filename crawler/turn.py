@@ -8,14 +8,17 @@
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from msgspec import structs
 
 from crawler import robots
-from crawler.model import Outcome, Request, Turn, failure
+from crawler.model import TURN_SECONDS, Outcome, Request, Turn, Verdict, failure
 from crawler.urls import origin
+
+#: Requests in a row for which no connection could be made, after which the frontier is to decide about their host.
+_MISSES = 5
 
 
 @dataclass(eq=False, slots=True)
@@ -29,6 +32,60 @@ class Held:
     open: set[str] = field(default_factory=set)
     #: Nothing more is begun: the leases are lost, or the host wants to be left alone.
     is_over: bool = False
+    #: Clock time at which its first request was begun, and outcomes since.
+    since: float = math.inf
+    settled: int = 0
+    #: Requests in a row for which no connection could be made.
+    misses: int = 0
+    #: Whether all but the request under way went back, for others to begin.
+    is_shared_out: bool = False
+
+    def begin(self, now: float) -> bool:
+        """A request is to be begun; whether it may be."""
+        self.since = min(self.since, now)
+        return not self.is_over
+
+    def settle(self, outcome: Outcome) -> bool:
+        """One more outcome is there; whether the others are still this thread's."""
+        self.misses = self.misses + 1 if outcome.down else 0
+        self.is_over |= outcome.down in ("resolver", "disk") or self.misses >= _MISSES
+        self.settled += 1
+        return not self.is_shared_out
+
+    def share_out(self, now: float) -> list[Outcome]:
+        """Release what waits behind a slow request, where others may visit the host meanwhile."""
+        rest = self.turn.leases[self.settled + 1 :]
+        if self.turn.gap or self.is_over or now - self.since <= TURN_SECONDS or not rest:
+            return []
+        self.is_over = self.is_shared_out = True
+        return [Outcome(status="released", token=lease.token) for lease in rest]
+
+
+class Shunned:
+    """Hosts that asked this worker to stay away. Once the frontier knows of it, the turns that it lends are meant."""
+
+    def __init__(self) -> None:
+        #: Host → clock time; turns of it that were asked for before then are over.
+        self._until: dict[str, float] = {}
+        #: Token of what was not told yet → its host.
+        self._untold: dict[str, str] = {}
+
+    def add(self, host: str, until: float, token: str = "") -> None:
+        """Until it is told that the request of ``token`` was asked to wait, if it is; without one it is known."""
+        self._until[host] = max(until, self._until.get(host, until))
+        if token:
+            self._untold[token] = host
+
+    def told(self, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict], now: float) -> None:
+        """The frontier has answered, and goes by what it has accepted."""
+        for outcome, verdict in zip(outcomes, verdicts, strict=True):
+            host = self._untold.pop(outcome.token, "")
+            if host and verdict.state == "accepted" and wants_rest(outcome):
+                self._until[host] = now
+
+    def has_ended(self, turn: Turn, asked_at: float) -> bool:
+        """Whether a turn that was asked for at that time is one from before."""
+        return self._until.get(turn.host, -math.inf) > asked_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +106,15 @@ def work_off(
 
     Each request starts a gap after the start of the one before, and what the site itself asks for after its end: so it
     holds as the site sees it, however long a request is on its way. A redirect within the origin is one more of them,
-    what robots.txt forbids is not fetched, and a host that asks to be left alone ends the turn.
+    what robots.txt forbids is not fetched. A host that asks to be left alone ends the turn, and so does one whose
+    answers have taken `TURN_SECONDS`: what is left is for whoever is free.
 
     Args:
         handle: turns a request into its outcome, such as `Downloader.handle`; what it raises is raised.
         may_start: waits until a time of the clock; False: begin no more. Default: sleeps, and allows everything.
         clock: monotonic seconds.
     """
-    next_start = -math.inf
+    next_start, spent = -math.inf, 0.0
     leases = iter(turn.leases)
     for lease in leases:
         request: Request | None = lease.request
@@ -65,14 +123,21 @@ def work_off(
                 yield Outcome(status="released", token=lease.token)
                 break
             pace = turn.gap * random.uniform(0.5, 1.5)  # noqa: S311  # pace, not secrets
-            next_start = clock() + pace
+            began = clock()
             outcome = _attempt(turn, request, handle)
-            next_start = max(next_start, clock() + turn.least_gap)
+            ended = clock()
+            spent += ended - began
+            next_start = max(began + pace, ended + turn.least_gap)
             request = _next_in_turn(request, outcome)
             if request is None:
                 yield structs.replace(outcome, token=lease.token)
-                if outcome.overloaded or outcome.host_wait is not None:
+                if wants_rest(outcome) or spent > TURN_SECONDS:
                     yield from (Outcome(status="released", token=rest.token) for rest in leases)
+
+
+def wants_rest(outcome: Outcome) -> bool:
+    """Whether a host asks to be left alone."""
+    return outcome.overloaded or outcome.host_wait is not None
 
 
 def _attempt(turn: Turn, request: Request, handle: Callable[[Request], Outcome]) -> Outcome:

@@ -6,7 +6,6 @@ request at a time, at the pace that the frontier has set for its host.
 """
 
 import logging
-import math
 import queue
 import threading
 import time
@@ -22,7 +21,7 @@ from crawler.keeper import Keeper, Keeping
 from crawler.model import GrantState, Kind, Outcome, Request, Verdict, failure
 from crawler.pause import DiskPause, Patient
 from crawler.reach import Reach
-from crawler.turn import Ended, Held, work_off
+from crawler.turn import Ended, Held, Shunned, wants_rest, work_off
 
 _log = logging.getLogger(__name__)
 
@@ -31,11 +30,9 @@ _POLL = 1.0
 #: Files that are flushed together, and the seconds that the first of them waits at most.
 _FLUSH_FILES = 100
 _FLUSH_SECONDS = 2.0
-#: Requests in a row for which no connection could be made, after which the frontier is to decide about their host.
-_MISSES = 5
 #: A busy host that names no time is left alone for so many seconds, until the frontier has decided.
 _SHUN_SECONDS = 1.0
-#: Seconds between two renewals while a host may have visitors beside us.
+#: Seconds between two looks at what is held, and two renewals while a host may have visitors beside us.
 _LISTEN = 0.5
 #: Threads that are neither asked nor working look up so often, seconds.
 _NAP = 0.25
@@ -130,8 +127,7 @@ class Worker:
         self._width = settings.threads
         self._changed = threading.Condition()
         self._held: dict[str, Held] = {}
-        #: Host → clock time until which it asked us to stay away.
-        self._shunned: dict[str, float] = {}
+        self._shunned = Shunned()
         self._reach = Reach(settings.patience, clock)
         self._busy = 0
         self._todo: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
@@ -199,24 +195,20 @@ class Worker:
         settings = self._settings
         while not self._stopping.is_set():
             with self._changed:
-                if not self._changed.wait_for(self._has_room, timeout=_NAP):
+                if not self._changed.wait_for(lambda: self._busy < self._width or self._stopping.is_set(), _NAP):
                     continue
             asked_at = self._clock()
-            kinds = tuple(self._handlers)
-            grant = self._frontier.lease(self.name, kinds, self._limit(), settings.lease, _POLL)
+            grant = self._frontier.lease(self.name, tuple(self._handlers), self._limit(), settings.lease, _POLL)
             if grant.state in ("drained", "draining"):
                 return grant.state
             for turn in grant.turns:
                 held = Held(turn, asked_at + settings.lease, {lease.token for lease in turn.leases})
                 with self._changed:
-                    held.is_over = self._shunned.get(turn.host, -math.inf) > self._clock()
+                    held.is_over = self._shunned.has_ended(turn, asked_at)
                     self._held[turn.id] = held
                     self._busy += 1
                 self._todo.put(held)
         return "draining"
-
-    def _has_room(self) -> bool:
-        return self._busy < self._width or self._stopping.is_set()
 
     def _limit(self) -> int:
         """Requests to ask for; where this box is cut off one now and then, and else only how things stand.
@@ -244,34 +236,33 @@ class Worker:
                     self._changed.notify_all()
 
     def _work_off(self, held: Held) -> None:
-        misses = 0
         for outcome in work_off(
             held.turn, self._attempt, may_start=lambda at: self._may_start(held, at), clock=self._clock
         ):
+            if wants_rest(outcome):
+                seconds = min(outcome.host_wait or _SHUN_SECONDS, self._settings.patience + _SHUN_SECONDS)
+                self._shun(held.turn.host, seconds, outcome.token)
             self._finish(held, outcome)
-            misses = misses + 1 if outcome.down else 0
-            held.is_over |= outcome.down in ("resolver", "disk") or misses >= _MISSES
-            if outcome.overloaded or outcome.host_wait is not None:
-                self._shun(held.turn.host, outcome.host_wait or _SHUN_SECONDS)
+            with self._changed:
+                if not held.settle(outcome):
+                    return
 
-    def _shun(self, host: str, seconds: float) -> None:
+    def _shun(self, host: str, seconds: float, token: str = "") -> None:
         """A host asks all of us to stay away: end its other turns, and those lent before the frontier hears of it."""
         with self._changed:
-            now = self._clock()
-            self._shunned = {name: until for name, until in self._shunned.items() if until > now}
-            self._shunned[host] = now + seconds
+            self._shunned.add(host, self._clock() + seconds, token)
             for held in self._held.values():
                 held.is_over |= held.turn.host == host
 
     def _may_start(self, held: Held, at: float) -> bool:
         """Wait for the pace, and for a lease with time enough left; False where this turn is over for us."""
         while not (self._stopping.is_set() or held.is_over or self._disk.is_on):
-            now = self._clock()
-            if now >= at and held.until - now > self._settings.margin:
-                return True
-            if now >= held.until:
-                return False
             with self._changed:
+                now = self._clock()
+                if now >= at and held.until - now > self._settings.margin:
+                    return held.begin(now)
+                if now >= held.until:
+                    return False
                 self._changed.wait(min(_NAP, max(0.0, at - now) or _NAP))
         return False
 
@@ -323,11 +314,11 @@ class Worker:
         if self._relieve is not None and self._width < self._settings.threads:
             self._relieve()
 
-    def _credit(self, verdicts: Sequence[Verdict]) -> None:
-        """Count what the frontier has decided."""
-        accepted = [verdict for verdict in verdicts if verdict.state == "accepted"]
-        of = Counter("unchanged" if verdict.change == "unchanged" else verdict.status for verdict in accepted)
+    def _credit(self, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]) -> None:
+        """Count what the frontier has decided, and leave to it what it knows now."""
+        of = Counter(it.change if it.change == "unchanged" else it.status for it in verdicts if it.state == "accepted")
         with self._changed:
+            self._shunned.told(outcomes, verdicts, self._clock())
             now = self._progress
             self._progress = structs.replace(
                 now,
@@ -391,7 +382,7 @@ class Worker:
             for held in self._held.values():
                 held.open -= told
         verdicts = self._frontier.complete(self.name, outcomes, ended)
-        self._credit(verdicts)
+        self._credit(outcomes, verdicts)
         self._keeper.settle(outcomes, verdicts)
         with self._changed:
             for name in [name for name, held in self._held.items() if not held.open]:
@@ -401,16 +392,18 @@ class Worker:
 
     def _keep_leases(self) -> None:
         """Renew all leases in time; cut what is under way when one could not be kept."""
-        while not self._over.wait(self._renewal()):
+        asked_at = self._clock()
+        while not self._over.wait(min(_LISTEN, self._settings.renewal)):
+            self._share_out()
             with self._changed:
                 tokens = {token: held for held in self._held.values() for token in held.open}
-            if not tokens:
+            if not tokens or self._clock() < asked_at + self._renewal():
                 continue
             asked_at = self._clock()
             renewal = self._frontier.extend(self.name, tuple(tokens), self._settings.lease)
             lost = set(renewal.lost)
-            for host, seconds in renewal.quiet.items():
-                self._shun(host, seconds)
+            for host in renewal.quiet:
+                self._shun(host, 0.0)  # it knows what it lends from now on
             with self._changed:
                 gone = [held for token, held in tokens.items() if token in lost and token in held.open]
                 for held in tokens.values():
@@ -420,6 +413,13 @@ class Worker:
                 if gone and self._abort is not None:
                     self._abort()
                 self._changed.notify_all()
+
+    def _share_out(self) -> None:
+        """Give back what waits behind a slow request and may be begun by others meanwhile."""
+        with self._changed:
+            rest = [(held, each) for held in self._held.values() for each in held.share_out(self._clock())]
+        for held, outcome in rest:
+            self._finish(held, outcome)
 
     def _renewal(self) -> float:
         """Seconds until the next renewal: soon, where others visit our hosts too and may hear of a wait before us."""

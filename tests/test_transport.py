@@ -253,12 +253,20 @@ def test_a_closed_port_refuses() -> None:
     assert (caught.value.reason, caught.value.retryable) == ("connect", True)
 
 
-@pytest.mark.parametrize(
-    "script", [silent, silent_body, dripping_headers, dripping_body, endless_continue, endless_trailers]
-)
-def test_nothing_outlasts_the_deadline(script: Script) -> None:
+@pytest.mark.parametrize("script", [silent, dripping_headers, endless_continue])
+def test_no_head_outlasts_the_deadline(script: Script) -> None:
     error = failure_of(script)
     assert (error.reason, error.retryable) == ("timeout", True)
+
+
+def test_no_silence_outlasts_the_deadline() -> None:
+    assert failure_of(silent_body).reason == "timeout"
+
+
+@pytest.mark.parametrize("script", [dripping_body, endless_trailers])
+def test_no_body_outlasts_the_deadline_nor_is_given_another(script: Script) -> None:
+    error = failure_of(script)
+    assert (error.reason, error.retryable) == ("timeout", False)
 
 
 def test_the_deadline_is_kept_though_the_server_may_be_silent_for_longer() -> None:

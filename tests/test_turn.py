@@ -88,6 +88,28 @@ def test_what_may_not_start_is_released() -> None:
     ]  # fmt: skip
 
 
+def test_a_turn_whose_answers_take_long_leaves_the_rest_to_others() -> None:
+    now = [0.0]
+
+    def slowly(request: Request) -> Outcome:
+        now[0] += 4.0
+        return done(request)
+
+    outcomes = list(work_off(turn("1", "2", "3", "4", "5"), slowly, may_start=lambda _: True, clock=lambda: now[0]))
+    assert [outcome.status for outcome in outcomes] == ["done"] * 3 + ["released"] * 2
+
+
+def test_the_pace_of_a_turn_does_not_count_as_time_of_its_answers() -> None:
+    now = [0.0]
+
+    def wait(at: float) -> bool:
+        now[0] = max(now[0], at)
+        return True
+
+    outcomes = list(work_off(turn("1", "2", "3", gap=20.0), done, may_start=wait, clock=lambda: now[0]))
+    assert [outcome.status for outcome in outcomes] == ["done"] * 3
+
+
 def moving(target: str) -> Callable[[Request], Outcome]:
     def handle(request: Request) -> Outcome:
         if request.hops:

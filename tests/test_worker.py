@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from msgspec import structs
 
-from crawler import reach
+from crawler import reach, turn
 from crawler.errors import ConfigError, CrawlerError, DiskError, NetworkError, RequestFailed
 from crawler.frontier.base import PROTOCOL
 from crawler.frontier.politeness import Policy
@@ -315,6 +315,47 @@ def test_a_busy_host_ends_all_its_turns_in_this_worker(frontier: SqliteFrontier)
     crew = worker(frontier, Handle(answer))
     assert crew.run() == "drained"  # what waits longer than the patience is given up
     assert len(asked_after) <= 1 and frontier.stats().reasons == {"rate-limited": 40 - frontier.stats().success}
+
+
+def test_what_waits_behind_a_slow_request_is_begun_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn, "TURN_SECONDS", 0.2)
+    frontier = SqliteFrontier(None, structs.replace(EAGER, per_host=2))
+    frontier.put(images(10))
+    others = threading.Semaphore(0)
+
+    def answer(request: Request) -> Outcome:
+        if request.url.endswith("/0.jpg"):
+            assert all(others.acquire(timeout=10) for _ in range(9))
+        else:
+            others.release()
+        return good(request)
+
+    handler = Handle(answer)
+    worker(frontier, handler, settings=WorkerSettings(threads=2)).run()
+    assert (len(handler.seen), frontier.stats().success) == (10, 10)
+    assert [record.attempts for _, record in frontier.records(0, 20)] == [1] * 10
+    frontier.close()
+
+
+def test_a_url_that_asks_for_a_long_wait_of_its_own_holds_up_no_other() -> None:
+    frontier = SqliteFrontier(None, structs.replace(EAGER, patience=5.0), dice=lambda: 0.0)
+    frontier.put(images(40))
+    busy = RequestFailed("http-429", retryable=True, overloaded=True, host_wait=3_600.0, http_status=429)
+    asked: list[int] = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> object:
+            return getattr(frontier, name)
+
+        def lease(self, *args: object) -> object:
+            asked.append(1)
+            return frontier.lease(*args)  # type: ignore[arg-type]
+
+    handler = Handle(lambda request: failure(request, busy) if request.url.endswith("/7.jpg") else good(request))
+    Worker("w1", Counting(), {"image": handler}, FAST).run()  # type: ignore[arg-type]
+    assert (frontier.stats().success, frontier.stats().reasons) == (39, {"rate-limited": 1})
+    assert len(asked) < 60
+    frontier.close()
 
 
 def test_a_renewal_that_overtakes_a_result_cuts_nothing(frontier: SqliteFrontier) -> None:

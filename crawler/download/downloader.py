@@ -64,7 +64,7 @@ class Downloader:
         max_pixels: int = MAX_PIXELS,
         verify: Literal["decode", "header"] = "decode",
         decoders: Decoders | None = None,
-        redirects: int = 5,
+        redirects: int = 20,
         with_phash: bool = False,
         agent: str = "imgcrawler",
     ) -> None:

@@ -23,10 +23,23 @@ class Conduct(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     wait: float = 0.0
     #: Complaints of overload in a row.
     complaints: int = 0
+    #: The row that complained first, of them or of the last ones; None: it was answered since.
+    asker: int | None = None
     #: Looks in a row at which it was down; above 0, it is looked at with one request at a time.
     outages: int = 0
     #: Rows that found nobody since the last answer.
     missed: tuple[int, ...] = ()
+
+
+def is_own_wait(known: Conduct, outcome: Outcome, row: int, patience: float) -> bool:
+    """Whether a row asks for a wait that is its own and not its host's, which RFC 6585 §4 leaves open.
+
+    Longer than the patience, it is believed of the whole host when two rows have complained and none was answered
+    between. Any wait is the row's own if it complains again after others were answered.
+    """
+    if outcome.host_wait is None or (known.complaints and known.asker != row):
+        return False
+    return outcome.host_wait > patience or (known.asker == row and not known.complaints)
 
 
 def learn(known: Conduct, outcome: Outcome, row: int, now: float, draw: float) -> Conduct:
@@ -43,10 +56,17 @@ def learn(known: Conduct, outcome: Outcome, row: int, now: float, draw: float) -
         level = max(1, known.complaints + (known.blocked_until <= now))
         wait = overload_delay(level, draw) if outcome.host_wait is None else min(outcome.host_wait, MAX_WAIT)
         until = max(known.blocked_until, now + wait)
-        return structs.replace(known, complaints=level, blocked_until=until, wait=until - now, outages=0, missed=())
+        return Conduct(
+            latency=known.latency,
+            blocked_until=until,
+            wait=until - now,
+            complaints=level,
+            asker=known.asker if known.complaints else row,
+        )
     if outcome.latency > 0:
         latency = smooth(known.latency, outcome.latency)
-        return Conduct(latency=latency, blocked_until=known.blocked_until, wait=known.wait)
+        asker = known.asker if known.asker != row else None
+        return Conduct(latency=latency, blocked_until=known.blocked_until, wait=known.wait, asker=asker)
     return known
 
 

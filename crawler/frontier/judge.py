@@ -11,7 +11,7 @@ import msgspec
 
 from crawler.frontier import politeness
 from crawler.frontier.budget import Budget
-from crawler.frontier.conduct import Conduct, is_news, learn
+from crawler.frontier.conduct import Conduct, is_news, is_own_wait, learn
 from crawler.frontier.history import History, is_still_dropped, kept, repeated
 from crawler.frontier.hosts import Host
 from crawler.frontier.identity import sound_place
@@ -144,12 +144,18 @@ class Judge:
     def learn(self, judged: dict[int, tuple[Entry, Outcome]], now: float) -> dict[Host, Conduct]:
         """What outcomes, by row, teach about their hosts.
 
-        A request that found its host down is not to blame: in ``judged`` its outcome becomes ``released``.
+        A request that found its host down is not to blame: in ``judged`` its outcome becomes ``released``. One that
+        asks for a wait of its own finds its host busy, and is itself not tried again before.
         """
         known: dict[Host, Conduct] = {}
         for row, (entry, outcome) in judged.items():
             host = self._schedule.origin(entry.place).host
-            known[host] = learn(known.get(host, host.conduct), outcome, row, now, self._dice())
+            before = known.get(host, host.conduct)
+            if entry.request.kind != "robots" and is_own_wait(before, outcome, row, self._policy.patience):
+                wait = outcome.host_wait
+                outcome = msgspec.structs.replace(outcome, overloaded=True, host_wait=None, retry_in=wait)
+                judged[row] = entry, outcome
+            known[host] = learn(before, outcome, row, now, self._dice())
             if outcome.down == "host" and outcome.status == "retry" and known[host].outages:
                 judged[row] = entry, Outcome(status="released", token=outcome.token, down="host")
         return known
@@ -197,7 +203,8 @@ class Judge:
         if delay is None:  # a busy host is left alone as a whole; then the request needs no wait of its own
             delay = 0.0 if outcome.overloaded else politeness.retry_delay(attempts, self._dice())
         delay = min(delay, politeness.MAX_WAIT)
-        self._ledger.requeue(entry.row, attempts, not_before=self._wall() + delay, reason=outcome.reason)
+        reason = "rate-limited" if outcome.overloaded and delay > self._policy.patience else outcome.reason
+        self._ledger.requeue(entry.row, attempts, not_before=self._wall() + delay, reason=reason)
         place, request = self._schedule.origin(entry.place), entry.request
         defer = partial(self._schedule.defer, place, request.kind, entry.row, request.priority, now + delay)
         return Ruling(entry, defer)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from crawler.model import Kind
+from crawler.model import TURN_SECONDS, Kind
 from crawler.urls import is_loopback
 
 #: Order within one host's queue.
@@ -16,8 +16,6 @@ Order = Literal["fifo", "lifo", "priority"]
 #: Longest Crawl-delay and longest adaptive gap that are kept, seconds.
 MAX_CRAWL_DELAY = 300.0
 MAX_ADAPTIVE_GAP = 60.0
-#: A turn is no more work than this, seconds, so that its lease outlives it by far.
-TURN_SECONDS = 10.0
 #: A slow host is asked at most every so many times the seconds it needs for an answer.
 LATENCY_FACTOR = 2.0
 #: Longest that a host's Retry-After, or one retry, keeps us away, seconds.

@@ -23,7 +23,7 @@ from crawler.urls import canonicalize, resolve
 logger = logging.getLogger(__name__)
 
 #: Redirects followed from one page.
-MAX_REDIRECTS = 10
+MAX_REDIRECTS = 20
 #: Longest sitemap, after decompression (sitemaps.org).
 MAX_SITEMAP_BYTES = 50 * 2**20
 

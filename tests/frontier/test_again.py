@@ -121,17 +121,17 @@ def test_attempts_and_losses_begin_anew(open_file: Open, path: Path, clock: Fake
 
 def test_a_loss_of_what_ended_as_parked_is_forgotten(open_file: Open, path: Path, clock: FakeClock) -> None:
     frontier = open_file()
-    frontier.put(images(2))
+    frontier.put(images(3))
     lease(frontier, limit=1, seconds=1.0)
-    other = lease(frontier, limit=1)
+    other = lease(frontier, limit=2)
     clock.go(2)
     frontier.complete("w1", retry(other, overloaded=True, host_wait=100.0), turn_ids(other))
-    assert lease(frontier).state == "drained" and frontier.stats().reasons == {"rate-limited": 2}
+    assert lease(frontier).state == "drained" and frontier.stats().reasons == {"rate-limited": 3}
     frontier.close()
     clock.go(100)
     again(path, clock, "rate-limited")
     found = [held.deliveries for turn in lease(open_file()).turns for held in turn.leases]
-    assert found == [1, 1]
+    assert found == [1, 1, 1]
 
 
 def test_a_redirect_is_forgotten(open_file: Open, path: Path, clock: FakeClock) -> None:
@@ -244,7 +244,7 @@ def test_what_a_host_has_asked_for_holds(open_file: Open, path: Path, clock: Fak
     frontier = open_file(POLITE)
     frontier.put([*images(3), *images(2, "b.example")])
     learn(frontier)
-    grant = lease(frontier, limit=1)
+    grant = lease(frontier, limit=2)
     frontier.complete("w1", retry(grant, "http-429", overloaded=True, host_wait=3_600.0), turn_ids(grant))
     fail(frontier, {f"http://b.example/{n}.jpg": "dns" for n in range(2)})
     assert lease(frontier).state == "drained" and frontier.stats().reasons == {"rate-limited": 3, "dns": 2}

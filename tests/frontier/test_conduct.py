@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from crawler.frontier.conduct import MISSES, Conduct, is_news, learn
+from crawler.frontier.conduct import MISSES, Conduct, is_news, is_own_wait, learn
 from crawler.frontier.politeness import Policy
 from crawler.model import Outcome, RobotsRules
 from tests.frontier.disk import copy_of
@@ -59,6 +59,27 @@ def test_a_named_wait_is_kept_within_a_day_and_never_shortens_another() -> None:
     assert after(told(7.0)).blocked_until == 107.0
     assert after(told(1e9)).blocked_until == 100.0 + 86_400.0
     assert after(told(50.0), told(1.0)).blocked_until == 150.0
+
+
+def asking(seconds: float) -> Outcome:
+    return Outcome(status="retry", reason="http-429", overloaded=True, host_wait=seconds)
+
+
+def test_a_wait_beyond_the_patience_is_believed_of_the_host_when_two_have_complained() -> None:
+    new, once = Conduct(), learn(Conduct(), BUSY, 1, 100.0, 0.5)
+    assert is_own_wait(new, asking(61.0), 1, 60.0) and not is_own_wait(new, asking(60.0), 1, 60.0)
+    assert is_own_wait(once, asking(61.0), 1, 60.0) and not is_own_wait(once, asking(61.0), 2, 60.0)
+    answered = learn(once, WELL, 3, 103.0, 0.5)
+    assert is_own_wait(answered, asking(61.0), 2, 60.0)
+
+
+def test_a_wait_that_is_asked_for_again_after_others_were_answered_is_no_host_s() -> None:
+    once = learn(Conduct(), asking(30.0), 1, 100.0, 0.5)
+    assert not is_own_wait(once, asking(30.0), 1, 60.0)
+    assert not is_own_wait(learn(once, WELL, 2, 129.0, 0.5), asking(30.0), 1, 60.0)  # answered before, told late
+    others = learn(once, WELL, 2, 130.0, 0.5)
+    assert is_own_wait(others, asking(30.0), 1, 60.0) and not is_own_wait(others, asking(30.0), 2, 60.0)
+    assert not is_own_wait(learn(others, WELL, 1, 131.0, 0.5), asking(30.0), 1, 60.0)
 
 
 def test_a_host_is_down_when_many_different_requests_found_nobody() -> None:
@@ -118,6 +139,53 @@ def test_a_silent_name_server_says_nothing_about_a_host() -> None:
 )
 def test_what_matters_after_a_restart_is_kept(change: dict[str, Any], is_kept: bool) -> None:
     assert is_news(Conduct(latency=1.0), Conduct(**{"latency": 1.0, **change})) == is_kept
+
+
+# --- a host that is busy, and a URL that is
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_long_wait_of_one_url_is_its_own(open_file: Open, path: Path, clock: FakeClock, is_killed: bool) -> None:
+    frontier = open_file(PATIENT)
+    frontier.put(images(4))
+    first = lease(frontier, limit=1)
+    frontier.complete("w1", retry(first, "http-429", overloaded=True, host_wait=3_600.0), turn_ids(first))
+    frontier = open_file(PATIENT, copy_of(path)) if is_killed else frontier
+    assert urls(lease(frontier)) == []  # the host is busy for a moment
+    clock.go(3)
+    second = lease(frontier, limit=1)
+    frontier.complete("w1", done(second, latency=0.1), turn_ids(second))
+    third = lease(frontier, limit=1)
+    frontier.complete("w1", retry(third, "http-429", overloaded=True, host_wait=3_600.0), turn_ids(third))
+    clock.go(3)
+    fourth = lease(frontier)
+    assert len({*urls(first), *urls(second), *urls(third), *urls(fourth)}) == 4
+    frontier.complete("w1", done(fourth), turn_ids(fourth))
+    assert lease(frontier).state == "drained"
+    assert (frontier.stats().success, frontier.stats().reasons) == (2, {"rate-limited": 2})
+
+
+def test_a_long_wait_that_a_second_url_asks_for_is_the_host_s(make: Make, clock: FakeClock) -> None:
+    frontier = make(PATIENT)
+    frontier.put(images(4))
+    for _ in range(2):
+        grant = lease(frontier, limit=1)
+        frontier.complete("w1", retry(grant, "http-429", overloaded=True, host_wait=3_600.0), turn_ids(grant))
+        clock.go(3)
+    assert lease(frontier).state == "drained" and frontier.stats().reasons == {"rate-limited": 4}
+
+
+def test_a_url_that_is_busy_for_ever_holds_up_its_host_once(make: Make, clock: FakeClock) -> None:
+    frontier = make(PATIENT)
+    frontier.put(images(3))
+    for number, seconds in ((0, 30), (1, 0), (2, 0), (0, 3)):
+        grant = lease(frontier, limit=1)
+        assert urls(grant) == [f"http://a.example/{number}.jpg"]
+        busy = retry(grant, "http-503", overloaded=True, host_wait=30.0)
+        frontier.complete("w1", done(grant, latency=0.1) if number else busy, turn_ids(grant))
+        clock.go(seconds)
+    frontier.put([image("http://a.example/late.jpg")])
+    assert urls(lease(frontier)) == ["http://a.example/late.jpg"]
 
 
 # --- a host that is down

@@ -137,9 +137,8 @@ def test_whoever_renews_hears_which_hosts_want_to_be_left_alone(make: Make, cloc
 def test_what_is_parked_beyond_the_patience_fails_at_the_end(make: Make) -> None:
     frontier = make()
     frontier.put(images(3))
-    grant = lease(frontier, limit=1)
-    busy = Outcome(status="retry", token=tokens(grant)[0], reason="http-429", overloaded=True, host_wait=3600.0)
-    frontier.complete("w1", [busy], turn_ids(grant))
+    grant = lease(frontier, limit=2)
+    frontier.complete("w1", retry(grant, "http-429", overloaded=True, host_wait=3600.0), turn_ids(grant))
     assert frontier.stats().state == "wait"
     assert lease(frontier).state == "drained"
     stats = frontier.stats()
@@ -319,7 +318,7 @@ def test_a_burst_of_complaints_is_one(make: Make, clock: FakeClock) -> None:
 
 def test_robots_txt_that_moved_to_a_host_that_is_parked_does_not_hold_up_the_end(make: Make) -> None:
     frontier = make(Policy(delay=0.0))
-    frontier.put([image("http://b.example/1")])
+    frontier.put(images(2, "b.example"))
     learn(frontier)
     grant = lease(frontier)
     frontier.complete("w1", retry(grant, "http-429", overloaded=True, host_wait=7200.0), turn_ids(grant))
@@ -329,7 +328,7 @@ def test_robots_txt_that_moved_to_a_host_that_is_parked_does_not_hold_up_the_end
     successor = Request(url=urls(grant)[0], kind="robots", target="http://b.example/robots.txt", hops=1)
     frontier.complete("w1", [Outcome(status="moved", token=tokens(grant)[0], successor=successor)], turn_ids(grant))
     assert lease(frontier).state == "drained"
-    assert frontier.stats().reasons == {"rate-limited": 1, "robots-unreachable": 1}
+    assert frontier.stats().reasons == {"rate-limited": 2, "robots-unreachable": 1}
 
 
 def test_what_is_parked_within_the_patience_is_waited_for(make: Make, clock: FakeClock) -> None:

@@ -10,7 +10,6 @@ from crawler.frontier.politeness import (
     MAX_CRAWL_DELAY,
     MAX_RULES_LIFETIME,
     MIN_RULES_LIFETIME,
-    TURN_SECONDS,
     Policy,
     attempts_allowed,
     gap,
@@ -21,7 +20,7 @@ from crawler.frontier.politeness import (
     turn_size,
     turns,
 )
-from crawler.model import Kind
+from crawler.model import TURN_SECONDS, Kind
 
 seconds = st.floats(0, 1e9)
 draws = st.floats(0, 1, exclude_max=True)

@@ -156,7 +156,7 @@ def test_poison_that_can_t_be_written_is_found_again(open_file: Open, clock: Fak
 def test_parked_requests_that_can_t_be_failed_are_failed_later(open_file: Open) -> None:
     frontier = open_file()
     frontier.put(images(4))
-    grant = lease(frontier, limit=1)
+    grant = lease(frontier, limit=2)
     frontier.complete("w1", retry(grant, overloaded=True, host_wait=7_200.0), turn_ids(grant))
     with failing(frontier), pytest.raises(DiskError):
         lease(frontier)

@@ -49,6 +49,9 @@ class Manners:
         self._rules: dict[str, tuple[float, float]] = {}
         #: (host, who) → time until which it is to be left alone; turns lent before that was known don't count.
         self._shut: dict[tuple[str, str], tuple[float, float]] = {}
+        #: Host → what has complained there; and the hosts where nothing was answered since.
+        self._complainers: dict[str, set[str]] = defaultdict(set)
+        self._complaining: set[str] = set()
         #: Time until which a worker may not know that its turns are not its own any more.
         self.excused_until = 0.0
         #: Whether times that the master has kept mean something else now.
@@ -64,8 +67,12 @@ class Manners:
     def accepts(self, request: Request, outcome: Outcome) -> None:
         """The master knows by now what the outcome says of its host."""
         now = self._loop.now
-        if outcome.host_wait is not None:
+        if outcome.host_wait is not None and self._is_everybodys(request, outcome.host_wait):
             self._close(host_key(request.location), "master", outcome.host_wait)
+        elif outcome.host_wait is not None:  # whoever has told it goes by what the master makes of it
+            host = host_key(request.location)
+            self._shut = {key: at for key, at in self._shut.items() if key[0] != host or key[1] == "master"}
+        self._note_complaint(request, outcome)
         rules = outcome.robots
         if rules is not None and outcome.status == "done":
             self._delays[origin(request.url)] = (rules.crawl_delay or 0.0, now)
@@ -73,9 +80,28 @@ class Manners:
 
     def may_have_accepted(self, request: Request, outcome: Outcome) -> None:
         """The master may know it or not."""
+        self._note_complaint(request, outcome)
+        self._complaining.discard(host_key(request.location))
         if outcome.robots is not None and outcome.status == "done":
             self._delays.pop(origin(request.url), None)
             self._believe(request.url, outcome.robots)
+
+    def _is_everybodys(self, request: Request, wait: float) -> bool:
+        """Whether the whole host must be left alone, whatever else the master knows.
+
+        What a URL asks for again may be its own, and so may what exceeds the patience while nobody else complains.
+        """
+        host = host_key(request.location)
+        is_first = request.url not in self._complainers[host]
+        return is_first and (wait <= self._policy.patience or host in self._complaining)
+
+    def _note_complaint(self, request: Request, outcome: Outcome) -> None:
+        host = host_key(request.location)
+        if outcome.overloaded:
+            self._complainers[host].add(request.url)
+            self._complaining.add(host)
+        elif outcome.latency > 0:
+            self._complaining.discard(host)
 
     def _believe(self, url: str, rules: RobotsRules) -> None:
         lifetime = rules_lifetime(rules.lifetime, self._gaps[host_key(url)])

@@ -4,17 +4,17 @@ Its turns are worked off by the real `work_off`, its notes are the real ones; as
 real worker's methods of the same names.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol
 
 from msgspec import structs
 
+from crawler import turn
 from crawler.engines.calls import RESULTS, TASKS
 from crawler.frontier.base import PROTOCOL
-from crawler.model import About, Grant, Kind, Outcome, Renewal, Request, Turn, Verdict, describe
+from crawler.model import About, Grant, Kind, Outcome, Renewal, Request, Verdict, describe
 from crawler.notes import Left
 from crawler.shelf import Shelf
 from crawler.worker import WorkerSettings
@@ -94,15 +94,11 @@ class Local:
         self._process.later(0.0, tell)
 
 
-@dataclass(eq=False)
-class Held:
+@dataclass(eq=False, kw_only=True)
+class Held(turn.Held):
     """A turn in the worker's hands."""
 
-    turn: Turn
     steps: Steps
-    until: float
-    open: set[str] = field(default_factory=set)
-    is_over: bool = False
     #: The request under way.
     visit: Visit | None = None
 
@@ -141,7 +137,7 @@ class Life:
         self._wall, self._on_end = wall, on_end
         self._about = About(life=f"{name} {process.life}", wall=1.0 + process.life)
         self._held: dict[str, Held] = {}
-        self._shunned: dict[str, float] = {}
+        self._shunned = turn.Shunned()
         self._busy = 0
         self._finished: list[Outcome | Ended] = []
         self._waiting: list[Outcome] = []
@@ -207,11 +203,12 @@ class Life:
             self._loop.note(f"{self.name} is told: {grant.state}")
             self._commit()
             return
-        for turn in grant.turns:
-            steps = Steps(turn, self._loop.dice.getrandbits(32), self.process.clock)
-            held = Held(turn, steps, asked_at + self._settings.lease, {lease.token for lease in turn.leases})
-            held.is_over = self._shunned.get(turn.host, -math.inf) > self.process.clock()
-            self._held[turn.id] = held
+        for lent in grant.turns:
+            steps = Steps(lent, self._loop.dice.getrandbits(32), self.process.clock)
+            tokens = {lease.token for lease in lent.leases}
+            held = Held(lent, asked_at + self._settings.lease, tokens, steps=steps)
+            held.is_over = self._shunned.has_ended(lent, asked_at)
+            self._held[lent.id] = held
             self._busy += 1
             self.process.later(0.0, lambda held=held: self._go_on(held))  # type: ignore[misc]
         self._ask()
@@ -223,6 +220,9 @@ class Life:
             question = held.steps.next()
             if isinstance(question, Outcome):
                 self._finish(held, question)
+                if not held.settle(question):
+                    self._end(held)
+                    return
             elif isinstance(question, Start):
                 answer = self._may_start(held, question.at)
                 if isinstance(answer, float):
@@ -233,11 +233,14 @@ class Life:
                 self._send(held, question)
                 return
             else:
-                self._finished.append(Ended(held.turn.id))
-                self._busy -= 1
-                self._commit()
-                self._ask()
+                self._end(held)
                 return
+
+    def _end(self, held: Held) -> None:
+        self._finished.append(Ended(held.turn.id))
+        self._busy -= 1
+        self._commit()
+        self._ask()
 
     def _may_start(self, held: Held, at: float) -> bool | float:
         """Yes, no, or the seconds until that is to be asked again."""
@@ -245,7 +248,7 @@ class Life:
         if self._is_stopping or held.is_over:
             return False
         if now >= at and held.until - now > self._settings.margin:
-            return True
+            return held.begin(now)
         if now >= held.until:
             return False
         return max(0.0, at - now) or _NAP
@@ -296,8 +299,9 @@ class Life:
         return Outcome(status="done", record=record, latency=reply.seconds, stored=is_new)
 
     def _finish(self, held: Held, outcome: Outcome) -> None:
-        if outcome.overloaded or outcome.host_wait is not None:
-            self._shun(held.turn.host, outcome.host_wait or _SHUN_SECONDS)
+        if turn.wants_rest(outcome):
+            seconds = min(outcome.host_wait or _SHUN_SECONDS, self._settings.patience + _SHUN_SECONDS)
+            self._shun(held.turn.host, seconds, outcome.token)
         if outcome.record is not None:
             outcome = structs.replace(outcome, record=structs.replace(outcome.record, fetched_at=self._wall()))
         if self._shelf is not None:
@@ -305,8 +309,8 @@ class Life:
         self._finished.append(outcome)
         self.process.later(0.0, self._commit)
 
-    def _shun(self, host: str, seconds: float) -> None:
-        self._shunned[host] = self.process.clock() + seconds
+    def _shun(self, host: str, seconds: float, token: str = "") -> None:
+        self._shunned.add(host, self.process.clock() + seconds, token)
         for held in self._held.values():
             held.is_over |= held.turn.host == host
 
@@ -350,6 +354,7 @@ class Life:
 
     def _settle(self, outcomes: list[Outcome], verdicts: Sequence[Verdict]) -> None:
         self._is_telling = False
+        self._shunned.told(outcomes, verdicts, self.process.clock())
         if self._shelf is not None:
             self._shelf.settle(outcomes, verdicts)
         for name in [name for name, held in self._held.items() if not held.open]:
@@ -359,6 +364,9 @@ class Life:
     # keeping the leases -------------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
+        for held in list(self._held.values()):
+            for outcome in held.share_out(self.process.clock()):
+                self._finish(held, outcome)
         tokens = {token: held for held in self._held.values() for token in sorted(held.open)}
         if not tokens:
             self.process.later(self._renewal(), self._keep)
@@ -370,8 +378,8 @@ class Life:
 
     def _kept(self, tokens: dict[str, Held], asked_at: float, renewal: Renewal) -> None:
         lost = set(renewal.lost)
-        for host, seconds in renewal.quiet.items():
-            self._shun(host, seconds)
+        for host in renewal.quiet:
+            self._shun(host, 0.0)
         gone = [held for token, held in tokens.items() if token in lost and token in held.open]
         for held in tokens.values():
             held.until = asked_at + self._settings.lease
