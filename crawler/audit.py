@@ -16,7 +16,7 @@ from msgspec import Struct
 from crawler.books import Balance, Fault, Faults, opened, walk
 from crawler.cloud import FsspecStore, Store, store_at
 from crawler.config import settings_for
-from crawler.entries import NoFile
+from crawler.entries import NoFile, need_pictures
 from crawler.errors import ConfigError
 from crawler.frontier.proof import Tell
 from crawler.frontier.soundness import telling_damage
@@ -93,6 +93,9 @@ def verify(
         DiskError: a file can't be read for another reason than that it is not there, or not whole.
     """
     _refuse_no_stores(stores := tuple(stores))
+    for place in (directory, *stores):
+        if isinstance(place, Path):
+            need_pictures(place)
     tell_progress = on_progress or _be_silent
     faults = Faults()
     with ExitStack() as stack:

@@ -7,12 +7,13 @@ somebody else's, or wait for ever. So nothing but a regular file is opened, and 
 import errno
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
+
+from crawler.errors import DiskTrouble
 
 #: Folder of a store's pictures; it may be a link to one on another disk.
 PICTURES = "images"
@@ -69,10 +70,21 @@ def move_aside(path: Path, folder: Path) -> Path | None:
     with suppress(FileNotFoundError, NotADirectoryError):  # nothing there, or somebody was faster
         if not stat.S_ISREG(path.lstat().st_mode):
             folder.mkdir(parents=True, exist_ok=True)
-            place = folder / f"{path.name}.{secrets.token_hex(4)}"
-            shutil.move(path, place)  # which can go to another disk
-            return place
+            name = f"{path.name}.{secrets.token_hex(4)}"
+            for place in (folder / name, path.with_name(f"{name}.damaged")):  # beside it, where that is another disk
+                try:
+                    return path.rename(place)
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
     return None
+
+
+def need_pictures(root: Path) -> None:
+    """Raise `DiskTrouble` where the pictures are a link that leads nowhere: they are not lost, their disk is away."""
+    pictures = root / PICTURES
+    if pictures.is_symlink() and not pictures.is_dir():
+        raise DiskTrouble(f"can't use {pictures}: it leads to what is not there: mount that disk, or remove the link")
 
 
 def folders_in(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:

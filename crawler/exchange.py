@@ -145,7 +145,9 @@ class Exchange(io.RawIOBase):
             file: what `makefile` has made.
         """
         self._is_over = True
-        rest = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()
+        sock = self._socket
+        # What TLS within the TLS of a proxy has left, nobody can tell.
+        rest = sock.pending() if isinstance(sock, ssl.SSLSocket) else not isinstance(sock, socket.socket)
         if rest or file.peek(1):
             self._shut()
 
@@ -162,13 +164,13 @@ class Exchange(io.RawIOBase):
         if self._socket is not None:
             # Not SSLSocket's own shutdown: that forgets TLS, and the reader would get the ciphertext.
             with contextlib.suppress(OSError):  # it was closed already, which is what we want
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+                socket.socket.shutdown(getattr(self._socket, "socket", self._socket), socket.SHUT_RDWR)
 
     def check(self) -> float:
         """Seconds left.
 
         Raises:
-            RequestFailed: ``timeout`` or ``cancelled``.
+            RequestFailed: ``timeout``, for good once a body is coming, or ``cancelled``.
         """
         left = self._deadline - self._clock()
         if self._is_cut:

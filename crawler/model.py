@@ -57,6 +57,8 @@ REASONS = frozenset(
     }
 )
 
+#: Requests in a row, different ones, for which no connection could be made: then the host is down, not they wrong.
+MISSES = 5
 #: A turn is no more work than this, seconds, so that its lease outlives it by far.
 TURN_SECONDS = 10.0
 

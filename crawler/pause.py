@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from crawler.entries import PICTURES
+from crawler.entries import PICTURES, need_pictures
 from crawler.errors import DiskError, DiskTrouble, NoHandles
 from crawler.frontier.base import Frontier
 from crawler.model import Grant, Kind, Outcome, Renewal, Verdict
@@ -183,7 +183,7 @@ class DiskPause:
             return self._place, ""
         try:
             free, place = min((shutil.disk_usage(place).free, place) for place in _disks(self._place))
-        except OSError:
+        except (OSError, DiskTrouble):
             return self._place, ""
         return place, f", {free / _MB:.1f} MB free"
 
@@ -223,7 +223,8 @@ class Patient:
 
 
 def _disks(place: Path) -> list[Path]:
-    """What there is of a directory, and its pictures where they are on another disk. Raises OSError."""
+    """What there is of a directory, and its pictures where they are on another disk. Raises OSError, `DiskTrouble`."""
+    need_pictures(place)
     found = next((one for one in (place, *place.parents) if one.exists()), place)
     pictures = place / PICTURES
     if pictures.is_dir() and _device(pictures) != _device(found):

@@ -21,7 +21,7 @@ from math import inf
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
-from crawler.entries import DAMAGED, PICTURES, NoFile, folders_in, holds, is_file, move_aside, open_file
+from crawler.entries import DAMAGED, PICTURES, NoFile, folders_in, holds, is_file, move_aside, need_pictures, open_file
 from crawler.errors import ConfigError, DiskError, DiskTrouble, NoHandles
 from crawler.paths import hash_in, is_safe
 from crawler.sync import is_spoilt, sync_directories, sync_files
@@ -169,6 +169,7 @@ class LocalStore:
                 new = True
                 self.move_aside(key)
             if new:
+                need_pictures(self.root)
                 write_file(path, [data], sync=self._durability in ("file", "strict"))
             if self._durability == "strict":
                 sync_directories(path.parent, self.root)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from msgspec import structs
 
 from crawler import robots
-from crawler.model import TURN_SECONDS, Outcome, Request, Turn, Verdict, failure
+from crawler.model import MISSES, TURN_SECONDS, Outcome, Request, Turn, failure
 from crawler.urls import origin
 
-#: Requests in a row for which no connection could be made, after which the frontier is to decide about their host.
-_MISSES = 5
+#: Seconds after which no call for work is still under way.
+_LONG_AGO = 60.0
 
 
 @dataclass(eq=False, slots=True)
@@ -48,7 +48,7 @@ class Held:
     def settle(self, outcome: Outcome) -> bool:
         """One more outcome is there; whether the others are still this thread's."""
         self.misses = self.misses + 1 if outcome.down else 0
-        self.is_over |= outcome.down in ("resolver", "disk") or self.misses >= _MISSES
+        self.is_over |= outcome.down in ("resolver", "disk") or self.misses >= MISSES
         self.settled += 1
         return not self.is_shared_out
 
@@ -76,11 +76,12 @@ class Shunned:
         if token:
             self._untold[token] = host
 
-    def told(self, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict], now: float) -> None:
-        """The frontier has answered, and goes by what it has accepted."""
-        for outcome, verdict in zip(outcomes, verdicts, strict=True):
+    def told(self, outcomes: Sequence[Outcome], now: float) -> None:
+        """The frontier knows of these."""
+        for outcome in outcomes:
             host = self._untold.pop(outcome.token, "")
-            if host and verdict.state == "accepted" and wants_rest(outcome):
+            if host and wants_rest(outcome):
+                self._until = {name: until for name, until in self._until.items() if until > now - _LONG_AGO}
                 self._until[host] = now
 
     def has_ended(self, turn: Turn, asked_at: float) -> bool:

@@ -318,7 +318,7 @@ class Worker:
         """Count what the frontier has decided, and leave to it what it knows now."""
         of = Counter(it.change if it.change == "unchanged" else it.status for it in verdicts if it.state == "accepted")
         with self._changed:
-            self._shunned.told(outcomes, verdicts, self._clock())
+            self._shunned.told(outcomes, self._clock())
             now = self._progress
             self._progress = structs.replace(
                 now,
@@ -340,11 +340,12 @@ class Worker:
             files = [outcome for outcome in outcomes if _has_file(outcome)]
             since = self._clock() if files and not waiting else since
             waiting += files
-            self._tell([outcome for outcome in outcomes if not _has_file(outcome)], ended)
             late = len(waiting) >= _FLUSH_FILES or self._clock() - since >= _FLUSH_SECONDS
-            if waiting and (late or last_call or self._is_idle()):
+            # What a host has answered before it complained is told before the complaint.
+            if waiting and (late or last_call or any(map(wants_rest, outcomes)) or self._is_idle()):
                 self._tell(waiting, [])
                 waiting = []
+            self._tell([outcome for outcome in outcomes if not _has_file(outcome)], ended)
             self._keeper.go_on()
             if last_call and not fresh:
                 self._keeper.finish(self._told)
@@ -416,10 +417,9 @@ class Worker:
 
     def _share_out(self) -> None:
         """Give back what waits behind a slow request and may be begun by others meanwhile."""
-        with self._changed:
-            rest = [(held, each) for held in self._held.values() for each in held.share_out(self._clock())]
-        for held, outcome in rest:
-            self._finish(held, outcome)
+        with self._changed:  # they are there before the turn's thread, and then perhaps the worker, ends
+            for outcome in [each for held in self._held.values() for each in held.share_out(self._clock())]:
+                self._finished.put(outcome)
 
     def _renewal(self) -> float:
         """Seconds until the next renewal: soon, where others visit our hosts too and may hear of a wait before us."""

@@ -1,14 +1,16 @@
 """The head of an answer and its framing: what a browser understands of what servers write."""
 
 import contextlib
+import socket
 import ssl
 import time
 from pathlib import Path
 
 import pytest
 
-from crawler.answer import fields
+from crawler.answer import Answer, fields
 from crawler.errors import RequestFailed
+from crawler.exchange import Exchange
 from crawler.fetcher import Conditions, Limits
 from crawler.model import Request
 from crawler.transport import RequestsFetcher
@@ -256,3 +258,23 @@ def test_what_is_left_on_a_connection_that_ends_is_not_read() -> None:
     ):
         response.close()
         assert response.received == 0
+
+
+class Layer:
+    """What urllib3 talks through inside the TLS of a proxy: it has a socket's methods and is none."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.socket, name)
+
+
+def test_a_body_that_nobody_wants_is_let_go_of_inside_the_tls_of_a_proxy_too() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 90000\r\n\r\n" + b"x" * 5_000)
+        answer = Answer(Exchange(Limits(), time.monotonic), Layer(ours))  # type: ignore[arg-type]
+        answer.begin()
+        answer.close()
+        assert theirs.recv(1) == b""  # it is shut: what is left in there is nobody's answer

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import sqlite3
 import time
@@ -20,6 +21,7 @@ from crawler.cloud import store_at
 from crawler.config import CrawlConfig
 from crawler.crawl import Crawl
 from crawler.demo import DemoServer
+from crawler.errors import DiskError, DiskTrouble
 from crawler.lock import own
 from crawler.manifest import ManifestWriter
 from crawler.model import ImageRecord
@@ -126,6 +128,21 @@ def test_what_is_no_file_is_told_moved_away_and_fetched_again(job: Path, add: Ca
     (aside,) = (job / "damaged").iterdir()
     assert aside.is_symlink() or not aside.is_file()
     Crawl(job, THREADS).run(Source())
+    assert_whole(job)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_pictures_on_a_disk_that_is_away_are_not_lost(job: Path) -> None:
+    (job / "images").rename(job.parent / "big")
+    (job / "images").symlink_to(job.parent / "big")
+    assert verify(job).is_good
+    (job.parent / "big").rename(job.parent / "away")
+    for look in (verify, repair):
+        with pytest.raises(DiskError, match="mount that disk"):
+            look(job)
+    with pytest.raises(DiskTrouble, match="mount that disk"):
+        LocalStore(job).put(f"images/ab/{'ab' * 32}.png", b"new")
+    (job.parent / "away").rename(job.parent / "big")
     assert_whole(job)
 
 

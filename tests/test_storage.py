@@ -288,6 +288,24 @@ def test_what_is_left_behind_is_removed_on_the_disk_that_pictures_are_linked_to(
     assert files_in(tmp_path / "big") == []
 
 
+def test_what_is_in_the_way_on_another_disk_stays_there_under_another_name(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, rename = f"images/{'ab' * 32}.jpg", Path.rename
+    (store.root / name / "theirs").mkdir(parents=True)
+
+    def refuse(path: Path, place: Path) -> Path:
+        if "damaged" in place.parts:
+            raise OSError(errno.EXDEV, "another disk")
+        return rename(path, place)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    store.put(name, b"whole")
+    assert (store.root / name).read_bytes() == b"whole"
+    (aside,) = (store.root / "images").glob("*.damaged")
+    assert (aside / "theirs").is_dir()
+
+
 @pytest.fixture(params=["syncfs", "fsync"])
 def synced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Lists what is brought to the disk, with each of the two ways of doing it."""

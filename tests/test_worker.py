@@ -358,6 +358,20 @@ def test_a_url_that_asks_for_a_long_wait_of_its_own_holds_up_no_other() -> None:
     frontier.close()
 
 
+def test_what_a_host_has_answered_before_it_complains_is_told_before_the_complaint() -> None:
+    frontier = SqliteFrontier(None, structs.replace(EAGER, per_host=1, patience=5.0), dice=lambda: 0.0)
+    frontier.put(images(12))
+    busy = RequestFailed("http-429", retryable=True, overloaded=True, host_wait=3_600.0, http_status=429)
+
+    def answer(request: Request) -> Outcome:
+        odd = request.url.endswith(("/3.jpg", "/7.jpg"))
+        return failure(request, busy) if odd else structs.replace(good(request), latency=0.01)
+
+    Worker("w1", frontier, {"image": Handle(answer)}, FAST).run()
+    assert (frontier.stats().success, frontier.stats().reasons) == (10, {"rate-limited": 2})
+    frontier.close()
+
+
 def test_a_renewal_that_overtakes_a_result_cuts_nothing(frontier: SqliteFrontier) -> None:
     cuts: list[str] = []
 

@@ -19,8 +19,8 @@ _ENTRY_SIZE = 16
 def check_pictures(data: bytes, at: int, stop: int, first_end: int) -> None:
     """Refuse a file that ends before one of its pictures does.
 
-    Programs that write a JPEG anew often keep the index and drop the pictures; so it is believed only where it fits
-    the first one.
+    Programs that write a JPEG anew, or cut off what is behind its first picture, often keep the index; so it is
+    believed only where it fits the first one, and something follows that.
 
     Args:
         data: all of the file.
@@ -33,7 +33,7 @@ def check_pictures(data: bytes, at: int, stop: int, first_end: int) -> None:
     """
     entries = _entries(data[at:stop])
     first = entries[0][0] if entries else 0
-    if not first_end <= first <= len(data) or data[first_end:first].strip(b"\0"):  # zeros: padding to a block
+    if not first_end <= first < len(data) or data[first_end:first].strip(b"\0"):  # zeros: padding to a block
         return
     for number, (size, offset) in enumerate(entries[1:], 2):
         if at + offset + size > len(data):

@@ -6,10 +6,7 @@ Times are those of the caller's clock, in seconds; ``draw`` is a number in [0, 1
 from msgspec import Struct, structs
 
 from crawler.frontier.politeness import MAX_WAIT, outage_delay, overload_delay, smooth
-from crawler.model import Outcome
-
-#: Requests in a row, different ones, for which no connection could be made: then the host is down, not they wrong.
-MISSES = 5
+from crawler.model import MISSES, Outcome
 
 
 class Conduct(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -23,8 +20,10 @@ class Conduct(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     wait: float = 0.0
     #: Complaints of overload in a row.
     complaints: int = 0
-    #: The row that complained first, of them or of the last ones; None: it was answered since.
+    #: The row that asked for a wait first, of them or of the last ones; None: it was answered since. And whether others
+    #: were answered while nobody visits, which are of the visits of before.
     asker: int | None = None
+    others: bool = False
     #: Looks in a row at which it was down; above 0, it is looked at with one request at a time.
     outages: int = 0
     #: Rows that found nobody since the last answer.
@@ -37,9 +36,10 @@ def is_own_wait(known: Conduct, outcome: Outcome, row: int, patience: float) -> 
     Longer than the patience, it is believed of the whole host when two rows have complained and none was answered
     between. Any wait is the row's own if it complains again after others were answered.
     """
-    if outcome.host_wait is None or (known.complaints and known.asker != row):
+    if outcome.host_wait is None:
         return False
-    return outcome.host_wait > patience or (known.asker == row and not known.complaints)
+    is_alone = not known.complaints or known.others or known.asker == row
+    return (is_alone and outcome.host_wait > patience) or (known.asker == row and not known.complaints)
 
 
 def learn(known: Conduct, outcome: Outcome, row: int, now: float, draw: float) -> Conduct:
@@ -51,7 +51,8 @@ def learn(known: Conduct, outcome: Outcome, row: int, now: float, draw: float) -
     if outcome.down:
         return _missed(known, row, now) if outcome.down == "host" else known
     if known.blocked_until > now and outcome.latency > 0 and not _complains(outcome):
-        return structs.replace(known, latency=smooth(known.latency, outcome.latency))
+        others = known.others or known.asker not in (None, row)
+        return structs.replace(known, latency=smooth(known.latency, outcome.latency), others=others)
     if _complains(outcome):
         level = max(1, known.complaints + (known.blocked_until <= now))
         wait = overload_delay(level, draw) if outcome.host_wait is None else min(outcome.host_wait, MAX_WAIT)
@@ -61,7 +62,7 @@ def learn(known: Conduct, outcome: Outcome, row: int, now: float, draw: float) -
             blocked_until=until,
             wait=until - now,
             complaints=level,
-            asker=known.asker if known.complaints else row,
+            asker=known.asker if known.complaints and not known.others else row,
         )
     if outcome.latency > 0:
         latency = smooth(known.latency, outcome.latency)

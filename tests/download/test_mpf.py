@@ -31,7 +31,7 @@ def several(order: str = "<", padding: bytes = b"", *, claimed: int | None = Non
 def test_a_cut_in_the_second_picture_is_seen(order: str, padding: bytes) -> None:
     data, first_end = several(order, padding)
     assert outline(data).pixels == 61 * 47
-    for cut in (first_end, first_end + 60, len(data) - 1):
+    for cut in (first_end + len(padding) + 1, first_end + 60, len(data) - 1):
         with pytest.raises(InvalidImage, match="truncated"):
             outline(data[:cut])
 

@@ -12,12 +12,11 @@ from msgspec import structs
 from crawler.errors import DiskError
 from crawler.frontier.again import PutBack, put_back
 from crawler.frontier.base import PROTOCOL
-from crawler.frontier.conduct import MISSES
 from crawler.frontier.politeness import Policy
 from crawler.frontier.proof import Books
 from crawler.frontier.soundness import MARK
 from crawler.frontier.sqlite import SqliteFrontier
-from crawler.model import Outcome, Request, RobotsRules
+from crawler.model import MISSES, Outcome, Request, RobotsRules
 from tests.frontier.disk import counts
 from tests.frontier.fakes import (
     OPEN,

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from crawler.frontier.conduct import MISSES, Conduct, is_news, is_own_wait, learn
+from crawler.frontier.conduct import Conduct, is_news, is_own_wait, learn
 from crawler.frontier.politeness import Policy
-from crawler.model import Outcome, RobotsRules
+from crawler.model import MISSES, Outcome, RobotsRules
 from tests.frontier.disk import copy_of
 from tests.frontier.fakes import (
     FakeClock,
@@ -71,6 +71,8 @@ def test_a_wait_beyond_the_patience_is_believed_of_the_host_when_two_have_compla
     assert is_own_wait(once, asking(61.0), 1, 60.0) and not is_own_wait(once, asking(61.0), 2, 60.0)
     answered = learn(once, WELL, 3, 103.0, 0.5)
     assert is_own_wait(answered, asking(61.0), 2, 60.0)
+    told_late = learn(once, WELL, 3, 101.0, 0.5)
+    assert is_own_wait(told_late, asking(61.0), 2, 60.0)
 
 
 def test_a_wait_that_is_asked_for_again_after_others_were_answered_is_no_host_s() -> None:

@@ -354,7 +354,7 @@ class Life:
 
     def _settle(self, outcomes: list[Outcome], verdicts: Sequence[Verdict]) -> None:
         self._is_telling = False
-        self._shunned.told(outcomes, verdicts, self.process.clock())
+        self._shunned.told(outcomes, self.process.clock())
         if self._shelf is not None:
             self._shelf.settle(outcomes, verdicts)
         for name in [name for name, held in self._held.items() if not held.open]:
