@@ -62,7 +62,9 @@ def holds(path: Path, data: bytes) -> bool:
 
 
 def move_aside(path: Path, folder: Path) -> Path | None:
-    """Move what is in a file's place and is none into a folder; where it is then, or None: nothing is in the way.
+    """Move what is in a file's place and is none into a folder, or give it another name where that is on another disk.
+
+    Returns where it is then; None: nothing is in the way.
 
     Raises:
         OSError: the disk refuses.

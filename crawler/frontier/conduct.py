@@ -20,9 +20,9 @@ class Conduct(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     wait: float = 0.0
     #: Complaints of overload in a row.
     complaints: int = 0
-    #: The row that asked for a wait first, of them or of the last ones; None: it was answered since. And whether others
-    #: were answered while nobody visits, which are of the visits of before.
+    #: The row that complained first, of those in a row or of the last ones; None: it was answered since.
     asker: int | None = None
+    #: Whether answers to other rows came in after the last complaint, from visits of before it.
     others: bool = False
     #: Looks in a row at which it was down; above 0, it is looked at with one request at a time.
     outages: int = 0
