@@ -1,87 +1,93 @@
-"""Every error this package raises on purpose.
+"""Exceptions that this package raises on purpose.
 
 ::
 
-    CrawlerError                  base of all; an internal fault if nothing finer fits
-    ├── ConfigError               a flag, key, seed or file of the user's is wrong
-    ├── DiskError                 the output can't be written
-    │   └── DiskTrouble           … for now: full, read-only, failing; waiting may help
-    │       └── NoHandles         … or doing fewer things at a time
-    ├── NetworkError              nobody answers: no master, no DNS, no seed
-    ├── TLSError                  the other side is not who the join file says
+    CrawlerError                  base class; an internal error if no subclass fits
+    ├── ConfigError               an option, key, seed or file of the user is wrong
+    ├── DiskError                 the output directory can't be written
+    │   └── DiskTrouble           … temporarily: full, read-only, failing; waiting may help
+    │       └── NoHandles         … out of file descriptors; less concurrency may help
+    ├── NetworkError              no connection: master, DNS or every seed unreachable
+    ├── TLSError                  the certificate is not the one in the join file
     ├── AccessError               the key or the protocol version was refused
-    ├── MessageError              a message of the queue's wire breaks its rules
+    ├── BusyError                 the master has no memory for a message at the moment
+    ├── MessageError              a message breaks the rules of the queue protocol
     └── RequestFailed             one request failed; it ends in an Outcome, never in an exit
-        └── InvalidImage          the bytes are no picture we accept
+        └── InvalidImage          the bytes are not an acceptable picture
 
-Each class carries ``code``, the exit code of a command that ends with it, and each survives
-`to_wire` and `from_wire`, the only way errors travel between processes (pickle is never read from the
-network, tracebacks never leave a process).
+Each class has a ``code``: the exit code of a command that ends with this error. Errors travel between processes
+only through `to_wire` and `from_wire`. The program never reads pickle from the network, and tracebacks never leave a
+process.
 """
 
 from typing import Any, ClassVar
 
 
 class CrawlerError(Exception):
-    """Base of the family; ``str()`` of it is one line that says what, where and what to do."""
+    """Base class. ``str(error)`` is one line: what happened, where, and what to do."""
 
     code: ClassVar[int] = 1
 
 
 class ConfigError(CrawlerError):
-    """Something the user wrote is wrong: an option, a key of a file, a seed, a path."""
+    """An error in the user's input: an option, a key of a file, a seed, a path."""
 
     code = 2
 
 
 class DiskError(CrawlerError):
-    """The disk refuses: full, read-only, no permission, another crawl owns the directory."""
+    """A disk error: full or read-only for longer than ``--disk-wait``, no permission, damaged, or in use elsewhere."""
 
     code = 3
 
 
 class DiskTrouble(DiskError):
-    """The disk refuses for now: full, over quota, read-only, failing. Waiting may help."""
+    """A disk error that may pass: full, over quota, read-only, failing. Waiting may help."""
 
 
 class NoHandles(DiskTrouble):
-    """This process, or its machine, can open nothing more. Fewer things at a time may help."""
+    """Out of file descriptors, in this process or on this machine. Less concurrency may help."""
 
 
 class NetworkError(CrawlerError):
-    """Nobody answers: no master at the address, no DNS, every seed unreachable."""
+    """No connection: no master at the address, no DNS, or every seed unreachable."""
 
     code = 4
 
 
 class TLSError(CrawlerError):
-    """The certificate at the other end is not the one in the join file."""
+    """The server's certificate is not the one in the join file, or the server does not use TLS."""
 
     code = 5
 
 
 class AccessError(CrawlerError):
-    """The key or the protocol version was refused; trying again will not help."""
+    """The master refused the key or the protocol version; a retry does not help."""
 
     code = 6
 
 
+class BusyError(CrawlerError):
+    """The master has no memory for a message at the moment; the client retries."""
+
+
 class MessageError(CrawlerError):
-    """A message breaks the rules of the wire: too large, too deep, not decodable, not allowed."""
+    """A message that breaks the rules of the protocol: too large, too deep, not decodable, not allowed."""
 
 
 class RequestFailed(CrawlerError):
-    """One request failed, with a reason of the closed set (see `crawler.model.REASONS`).
+    """Failure of one request, with a reason from a closed set (see `crawler.model.REASONS`).
 
     Args:
         reason: the reason code, such as ``http-404`` or ``timeout``.
-        detail: one line for people; goes to the log.
-        retryable: whether another attempt may end better.
-        host_wait: seconds the whole host asked us to stay away (``Retry-After``), if it did.
-        overloaded: whether the host said that it is overloaded (429, 503).
-        down: what did not answer at all: ``host``, no connection could be made; ``resolver``, no name server told us
-            whether the name exists, or our own proxy is not there; empty: somebody answered, or it is not known.
-        http_status: status code of the answer, 0 where there was none.
+        detail: one line for the log.
+        retryable: whether a retry may succeed.
+        host_wait: seconds for which the host asked clients to stay away (``Retry-After``); None if it did not.
+        overloaded: whether the host reported that it is overloaded (429, 503).
+        down: the part that did not respond: ``host`` if no connection could be made; ``resolver`` if no name server
+            could say whether the name exists, or the user's proxy is unreachable; empty if there was a response, or
+            if the part is unknown.
+        http_status: status code of the response, or 0 if there was none.
     """
 
     def __init__(
@@ -109,11 +115,11 @@ class RequestFailed(CrawlerError):
 
 
 class InvalidImage(RequestFailed):
-    """The bytes are no picture we accept; ``reason`` says why (``truncated``, ``not-an-image``, …)."""
+    """Bytes that are not an acceptable picture; ``reason`` is ``truncated``, ``not-an-image``, …"""
 
 
 def to_wire(error: Exception) -> dict[str, Any]:
-    """The error as plain data: its class name and arguments, without any traceback."""
+    """Return an error as plain data: class name and arguments, without a traceback."""
     if isinstance(error, RequestFailed):
         return {"type": type(error).__name__, "args": [error.reason, error.detail], "fields": _fields(error)}
     if isinstance(error, CrawlerError):
@@ -122,15 +128,15 @@ def to_wire(error: Exception) -> dict[str, Any]:
 
 
 def from_wire(data: object) -> CrawlerError:
-    """Build the error again; whatever is not of the family becomes a plain `CrawlerError`."""
+    """Return the error that `to_wire` encoded, or a plain `CrawlerError` if the data does not name a subclass."""
     data = data if isinstance(data, dict) else {}
-    kind = _family().get(str(data.get("type")), CrawlerError)
+    kind = _subclasses_by_name().get(str(data.get("type")), CrawlerError)
     args, fields = data.get("args"), data.get("fields")
-    words = [arg for arg in args if isinstance(arg, str)] if isinstance(args, list | tuple) else []
+    texts = [arg for arg in args if isinstance(arg, str)] if isinstance(args, list | tuple) else []
     if issubclass(kind, RequestFailed):
-        known = fields.items() if isinstance(fields, dict) else ()
-        return kind(*(words[:2] or ["internal"]), **{k: v for k, v in known if type(v) in _FIELDS.get(k, ())})
-    return kind(words[0] if words else "the other side failed and said nothing more")
+        items = fields.items() if isinstance(fields, dict) else ()
+        return kind(*(texts[:2] or ["internal"]), **{k: v for k, v in items if type(v) in _FIELDS.get(k, ())})
+    return kind(texts[0] if texts else "the other side failed without a message")
 
 
 _FIELDS: dict[str, tuple[type, ...]] = {
@@ -146,9 +152,9 @@ def _fields(error: RequestFailed) -> dict[str, Any]:
     return {name: getattr(error, name) for name in _FIELDS}
 
 
-def _family(root: type[CrawlerError] = CrawlerError) -> dict[str, type[CrawlerError]]:
-    """Class name → class, for the whole tree below ``root``."""
-    family = {root.__name__: root}
+def _subclasses_by_name(root: type[CrawlerError] = CrawlerError) -> dict[str, type[CrawlerError]]:
+    """Return class name → class for ``root`` and all of its subclasses."""
+    classes = {root.__name__: root}
     for child in root.__subclasses__():
-        family |= _family(child)
-    return family
+        classes |= _subclasses_by_name(child)
+    return classes

@@ -1,29 +1,45 @@
-"""The words of the crawl: frozen, plain data that travels between processes and rests in the frontier.
+"""Data types of the crawl: immutable values that processes exchange and the frontier stores.
 
-Seconds are floats. Nothing here does any work beyond building another value: no sockets, no clocks, no loggers. What
-travels in thousands is ``gc=False``: such values hold no cycle, so the garbage collector need not look at them.
+Seconds are floats. Functions here only build other values: no sockets, no clocks, no loggers. Types with thousands of
+instances have ``gc=False``: their instances form no cycles, so the garbage collector may skip them.
 """
 
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, structs
 
-from crawler.errors import RequestFailed
-from crawler.known import PIN_MISMATCH, Change, ETag, HttpDate, Known, Url, quarantined
-from crawler.known import Count as _Count
-from crawler.known import Reason as _Reason
-from crawler.known import Seconds as _Seconds
-from crawler.known import StoreId as _StoreId
-from crawler.paths import is_picture
+from crawler.paths import is_picture, is_safe
 
-#: What a request is for: a page to harvest, an image to download, the rules of an origin, a list to read, a part of a
-#: page (style sheet, frame, feed, sitemap), which is no page of its own.
+#: URLs and reasons that a remote worker may send. Both are written to record lines, which must not be forgeable.
+Url = Annotated[str, Meta(pattern=r"\A[!-;=?-~]*\Z")]
+Reason = Annotated[str, Meta(pattern=r"\A[a-z0-9-]{0,64}\Z")]
+#: Ids of stores that a remote master may send.
+_StoreId = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{16})?\Z")]
+#: Header values by which a server recognises its own version of a file (RFC 9110 §8.8). They are only sent back to it.
+ETag = Annotated[str, Meta(pattern=r"\A[ -~]{0,256}\Z")]
+_HttpDate = Annotated[str, Meta(pattern=r"\A[ -~]{0,64}\Z")]
+#: Counts and seconds: never negative, NaN or infinite, and never more than a database column holds.
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Seconds = Annotated[float, Meta(ge=0, le=2**53)]
+
+#: Result of a refresh for an image URL, compared with the bytes saved for it before: the same bytes, other bytes, no
+#: longer available (404, 410), or saved for the first time. Empty: nothing to compare, or a temporary failure.
+Change = Literal["", "unchanged", "changed", "gone", "new"]
+
+#: Reasons that depend on the bytes alone: another header or setting does not help; another decoder might.
+OF_CONTENT = frozenset({"not-an-image", "truncated", "corrupt"})
+
+#: Reason of a picture whose bytes differ from those in the manifest of ``--pin``.
+PIN_MISMATCH = "pin-mismatch"
+
+#: Kind of a request: a page to harvest, an image to download, the robots.txt of an origin, a list to read, or a part
+#: of a page (style sheet, frame, feed, sitemap), which does not count as a page.
 Kind = Literal["page", "image", "robots", "list", "part"]
 
-#: What came of a lease: settled for good, to be tried again, given back untouched, goes on elsewhere.
+#: Result of a lease: settled for good, to be retried, returned without an attempt, or continued at another target.
 OutcomeStatus = Literal["done", "retry", "released", "moved"]
 
-#: How much of a page's URL may be told to whom (W3C Referrer Policy §3); empty: what browsers do where nobody says.
+#: How much of a page's URL may be sent to which server (W3C Referrer Policy §3). Empty: the default of browsers.
 ReferrerPolicy = Literal[
     "",
     "no-referrer",
@@ -37,64 +53,122 @@ ReferrerPolicy = Literal[
 ]
 
 #: Final state of an image URL.
-RecordStatus = Literal["success", "duplicate", "failed"]
+_RecordStatus = Literal["success", "duplicate", "failed"]
 
-#: What an outcome was to the frontier: the first verdict on a request, a later one, or one from an unknown lease.
+#: How the frontier classifies an outcome: the first one of a request, a later one, or one of an unknown lease.
 VerdictState = Literal["accepted", "duplicate", "stale"]
 
-#: ``work``: turns are attached; ``wait``: nothing now, ask again; ``draining``: stopping, finish what you
-#: hold; ``drained``: the crawl is over.
+#: ``work``: turns are attached. ``wait``: no work now, call again. ``draining``: the crawl stops; the worker finishes
+#: its leases. ``drained``: the crawl is over.
 GrantState = Literal["work", "wait", "draining", "drained"]
 
-#: Every reason besides ``http-<code>`` with which a request may end.
-REASONS = frozenset(
-    {
-        *("timeout", "too-slow", "dns", "connect", "tls", "too-large", "too-small", "filtered"),
-        *("decompression-limit", "truncated", "not-an-image", "unsupported-format", "corrupt", "pixels-limit"),
-        *("robots", "robots-unreachable", "opted-out", "blocked-address", "bad-url", "unsupported-scheme"),
-        *("redirect-limit", "rate-limited", "host-down", "trap", "poison", "disk", "lost-file"),
-        *("pin-mismatch", "hook", "cancelled", "internal"),
-    }
-)
+#: Reasons with which a request may end, besides ``http-<code>``, with their texts in the reference. The temporary ones
+#: are faults of the network, of a busy or broken host, or of our own machines.
+TEMPORARY_REASONS = {
+    "timeout": "no response in time (2 attempts), or a response that takes longer than `total_timeout`",
+    "too-slow": "slower than `min_speed` (2 attempts)",
+    "dns": "the host name does not exist (5 attempts)",
+    "connect": "no connection, or one that ends before the response (5 attempts); not HTTP, or with two lengths",
+    "tls": "TLS failed (5 attempts), or the certificate is wrong",
+    "truncated": "the response was cut off (5 attempts), or the file itself ends early",
+    "robots-unreachable": "its robots.txt is unavailable (0 attempts)",
+    "rate-limited": "its host, or its own response, asked for a pause that is longer than `patience`",
+    "host-down": "its host was down until the end (0 attempts)",
+    "poison": "its decoder crashed a worker and a process of its own; or a hundred deliveries of it alone were lost",
+    "lost-file": "a list that cannot be read again; or a picture that `verify --repair` has queued, of a silent host",
+    "disk": "reserved",
+    "cancelled": "interrupted by the crawler (0 attempts)",
+    "internal": "a bug of this program, or a downloader's message that the master refused; please report it",
+}
+#: The lasting ones hold until the site, its content or the settings change.
+LASTING_REASONS = {
+    "too-large": "longer than `max_bytes`, or headers of more than 64 KiB or 100 lines",
+    "too-small": "below `min_size`",
+    "filtered": "excluded by `types`, `max_aspect` or `animated`",
+    "decompression-limit": "longer than `max_bytes` once it is unpacked; more than 65,536 parts or frames; "
+    "a decoder that takes over 15 s or too much memory",
+    "pixels-limit": "a canvas of more than 50 megapixels, or one that takes over 224 MB to decode: "
+    "a progressive JPEG without subsampling of more than 39",
+    "not-an-image": "a page, a text, or an empty response",
+    "unsupported-format": "a format, or a content or transfer coding, that is not supported, such as nested codings",
+    "corrupt": "cannot be decoded, or its decoder crashes",
+    "robots": "its robots.txt forbids it",
+    "opted-out": "the site asks crawlers to leave it alone",
+    "blocked-address": "an address that must not be visited; see `crawler help security`",
+    "bad-url": "a redirect to an invalid URL, to one of more than 8,192 characters, or to two at once",
+    "unsupported-scheme": "a redirect to a scheme other than http and https",
+    "redirect-limit": "more than twenty redirects",
+    "trap": "crawler trap, endless generated pages: 500 pages of one kind in a row (100 of a calendar, or with session "
+    "ids) had no new picture and no link to another kind. Up to seven pages in progress are still finished",
+    PIN_MISMATCH: "its bytes differ from the pin; the file is in `quarantine/`",
+    "hook": "reserved",
+}
+REASONS = TEMPORARY_REASONS | LASTING_REASONS
 
-#: Requests in a row, different ones, for which no connection could be made: then the host is down, not they wrong.
+#: Different requests in a row without a connection, after which the host counts as down, not the requests as faulty.
 MISSES = 5
-#: A turn is no more work than this, seconds, so that its lease outlives it by far.
+#: Most seconds of work in one turn; a lease is valid for much longer.
 TURN_SECONDS = 10.0
 
-#: Most requests of one outcome, a page's worth, and most sitemaps of one robots.txt that a worker elsewhere may send.
+#: Most requests in one outcome (those of one page), and most sitemaps of one robots.txt, that a remote worker may send.
 MAX_FOUND, MAX_SITEMAPS = 20_000, 1_000
-#: What a picture looks like (`crawler.download.phash`).
+#: Perceptual hash of a picture (`crawler.download.phash_compute`).
 _Phash = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{128})?\Z")]
 
 
-class Request(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """What to visit. Its identity is ``(kind, url)``; the rest is how it was found and where it stands."""
+class PriorFetch(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """Result of a previous fetch. Its validators let the server skip a body that has not changed."""
 
-    #: Canonical URL (`crawler.urls.canonicalize`), under which it is remembered for ever.
+    #: The URL whose response had the validators, after redirects; they are sent to no other URL.
+    url: Url
+    etag: ETag = ""
+    last_modified: _HttpDate = ""
+    #: For images: why the bytes were not a picture (`OF_CONTENT`); this holds as long as the bytes are the same.
+    reason: Reason = ""
+    #: For images that were saved: where the file is, and its contents.
+    store: _StoreId = ""
+    path: str = ""
+    sha256: Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{64})?\Z")] = ""
+    bytes: Count = 0
+    format: Annotated[str, Meta(pattern=r"\A[a-z0-9]{0,16}\Z")] = ""
+    #: Pixels.
+    width: Count = 0
+    height: Count = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if the path, which may come from a remote peer, is not safe."""
+        if self.path and not is_safe(self.path):
+            raise ValueError("path of a previous fetch is not safe")
+
+
+class Request(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """A request of the crawl. Its identity is ``(kind, url)``; the other fields are its origin and its progress."""
+
+    #: Canonical URL (`crawler.urls.canonicalize`); never changes.
     url: str
     kind: Kind = "page"
-    #: Where to fetch instead of ``url``, after redirects; empty: ``url`` itself.
+    #: URL to fetch instead of ``url``, after redirects; empty: ``url`` itself.
     target: str = ""
     #: Redirects followed so far.
-    hops: _Count = 0
-    #: Links between the seed and here; an image has the depth of its page.
-    depth: _Count = 0
-    #: For ``part``: documents between the page and it, 1 for a style sheet, 2 for one that this imports.
-    nesting: _Count = 0
-    #: Greater goes first, with ``--order priority``.
+    hops: Count = 0
+    #: Number of links from the seed to this page; an image has the depth of its page.
+    depth: Count = 0
+    #: For ``part``: levels below the page: 1 for a style sheet, 2 for a style sheet that it imports.
+    nesting: Count = 0
+    #: With ``--order priority``, higher values go first.
     priority: Annotated[int, Meta(ge=-(2**53), le=2**53)] = 0
-    #: Seed URL that this branch of the crawl began with; scope is measured against it.
+    #: Seed URL from which the request was reached; the scope of the crawl refers to it.
     seed: str = ""
-    #: URL of the page that names it; empty for seeds and lists.
+    #: URL of the page that names the request; empty for seeds and lists.
     referrer: str = ""
-    #: How much of that it allows to be sent as ``Referer``.
+    #: How much of ``referrer`` that page allows in the ``Referer`` header.
     referrer_policy: ReferrerPolicy = ""
-    #: Mechanism that names it, such as ``img``, ``srcset`` or ``og:image``.
+    #: Mechanism that names the request, such as ``img``, ``srcset`` or ``og:image``.
     source: str = ""
-    #: The picture to fetch instead where this one can't be had: the thumbnail of a full-size picture.
+    #: URL to fetch if this one fails: the thumbnail of a full-size picture, or the http URL of a seed that the user
+    #: gave without a scheme.
     fallback: str = ""
-    #: Words found around an image.
+    #: Texts found with an image.
     alt: str = ""
     title: str = ""
     caption: str = ""
@@ -104,24 +178,26 @@ class Request(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     #: Title and language (BCP 47) of its page.
     page_title: str = ""
     language: str = ""
-    #: Address or name of its licence, as far as the page tells.
+    #: Address or name of its licence, if the page states it.
     license: str = ""
     #: Pixels of the page that it is to cover; 0: not declared.
-    declared_width: _Count = 0
-    declared_height: _Count = 0
+    declared_width: Count = 0
+    declared_height: Count = 0
     #: The other columns of the list that names it, as a JSON object; empty: there are none.
     columns: str = ""
-    #: For ``robots``: the rules found so far, while another file of the origin is asked for.
+    #: For ``robots``: the rules found so far, while another file of the origin is requested.
     rules: "RobotsRules | None" = None
-    #: For ``list``: what its lines are, and the byte to read on from.
+    #: For ``list``: the kind of its lines, and the byte offset from which to continue.
     entries: Kind = "page"
-    offset: _Count = 0
-    #: What an earlier visit has brought. Only the frontier says so, with a lease.
-    known: Known | None = None
+    offset: Count = 0
+    #: Result of a previous fetch. Only the frontier sets it, in a lease.
+    prior: PriorFetch | None = None
+    #: Whether an earlier delivery was lost, possibly because the content crashed the worker. Only `work_off` sets it.
+    is_suspect: bool = False
 
     @property
     def location(self) -> str:
-        """The URL to fetch now."""
+        """URL to fetch now."""
         return self.target or self.url
 
     @property
@@ -130,7 +206,7 @@ class Request(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
         return self.kind == "page" and not self.depth
 
 
-#: What a record has from its request, whatever a worker says: how it was found, and the words around it.
+#: Fields that a record takes from its request and not from the worker: how it was found, and the texts around it.
 FOUND = (
     *("source", "alt", "title", "caption", "link_text", "heading", "page_title", "language", "license"),
     *("declared_width", "declared_height", "columns", "depth"),
@@ -138,282 +214,201 @@ FOUND = (
 
 
 class Lease(Struct, frozen=True, gc=False, kw_only=True):
-    """A request on loan to one worker, until its verdict or until the time is up."""
+    """A request that one worker holds until the verdict, or until the lease expires."""
 
     request: Request
-    #: Names this delivery to this worker; nobody else can complete it.
+    #: Identifies this delivery to this worker; no other worker can complete it.
     token: str
-    #: How often the request was handed out, this time included.
+    #: How often the request was delivered, this time included.
     deliveries: int = 1
 
 
 class Turn(Struct, frozen=True, gc=False, kw_only=True):
-    """The right to one host for a while, with the leases to work off one after the other."""
+    """Permission to use one host for a while, with the leases to process one after the other."""
 
     id: str
     #: Host key (`crawler.urls.host_key`).
     host: str
-    #: Seconds from the start of one request to the start of the next.
+    #: Minimum seconds from the start of one request to the start of the next.
     gap: float = 0.0
-    #: The part of it that the site itself asks for (Crawl-delay), below which no dice may go.
+    #: The part of the gap that the site demands (Crawl-delay); it counts from the end of a request.
     least_gap: float = 0.0
-    #: Origin → the robots.txt lines that concern us; a missing origin has no rules.
+    #: Origin → the robots.txt lines that apply to this crawler; an origin that is not in it has no rules.
     robots: dict[str, str] = {}
     leases: tuple[Lease, ...] = ()
 
 
 class Grant(Struct, frozen=True, gc=False, kw_only=True):
-    """Answer to a call for work."""
+    """The master's reply to a worker's request for work."""
 
     turns: tuple[Turn, ...] = ()
     state: GrantState = "wait"
-    #: Seconds after which asking again may bring work.
+    #: Seconds to wait before the next request for work.
     retry_in: float = 0.0
-    #: Whether this life of the frontier has not had the worker's ``hello``, or would answer it otherwise now.
+    #: Whether the worker must say ``hello`` again: this run of the frontier has not received it, or its reply changed.
     is_stranger: bool = False
 
 
 class Renewal(Struct, frozen=True, kw_only=True):
-    """Answer to the renewal of leases."""
+    """The master's reply to the renewal of leases."""
 
-    #: Tokens that are lost: others may have got their requests.
+    #: Tokens of lost leases; other workers may hold their requests.
     lost: tuple[str, ...] = ()
-    #: Hosts of the others that want to be left alone, by anybody, and for how many seconds from now.
+    #: For the other leases: hosts that no worker may contact → for how many seconds from now.
     quiet: dict[str, float] = {}
 
 
 class RobotsRules(Struct, frozen=True, gc=False, kw_only=True):
-    """What one origin's robots.txt means for us (RFC 9309), and its tdmrep.json where that is asked for."""
+    """Rules of one origin's robots.txt for this crawler (RFC 9309), and of its tdmrep.json if the user wants that."""
 
-    #: Lines that concern our agent, then those of `crawler.tdm`; empty: everything is allowed.
+    #: Lines for this crawler's user agent, then those of `crawler.robots.tdmrep`; empty: everything is allowed.
     text: str = ""
-    #: False: the file could not be had for now, so the origin must not be visited (RFC 9309 §2.3.1.4).
+    #: False if the file is temporarily unavailable, so the origin must not be visited (RFC 9309 §2.3.1.4).
     reachable: bool = True
-    #: Seconds between requests that the file asks for, if it does.
-    crawl_delay: _Seconds | None = None
+    #: Seconds between requests that the file demands; None if it demands none.
+    crawl_delay: Seconds | None = None
     #: URLs of the ``Sitemap:`` lines.
     sitemaps: Annotated[tuple[str, ...], Meta(max_length=MAX_SITEMAPS)] = ()
-    #: Seconds for which this may be believed.
-    lifetime: _Seconds = 86_400.0
+    #: Seconds for which the rules are valid.
+    lifetime: Seconds = 86_400.0
 
 
-class ImageRecord(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """One row of the manifest: what became of one image URL. Where people read it, every name is there (`row_json`)."""
+class ListRow(Struct, frozen=True, gc=False, kw_only=True):
+    """Metadata of an image URL from one row of a list."""
 
-    url: str
-    final_url: str = ""
-    status: RecordStatus = "failed"
-    #: Empty for success, else one of `REASONS` or ``http-<code>``.
-    reason: str = ""
-    page_url: str = ""
-    source: str = ""
     alt: str = ""
     title: str = ""
     caption: str = ""
-    #: Text of the link around it, and the heading before it.
-    link_text: str = ""
-    heading: str = ""
-    #: Title and language (BCP 47) of its page.
-    page_title: str = ""
-    language: str = ""
-    #: Address or name of its licence, as far as the page tells.
-    license: str = ""
-    #: Pixels of the page that it is to cover; 0: not declared.
-    declared_width: _Count = 0
-    declared_height: _Count = 0
-    #: The other columns of the list that names it, as a JSON object; empty: there are none.
+    #: The other columns, as a JSON object; empty: there are none.
     columns: str = ""
-    #: Id of the store that has the file (``store.json``), and the file's path in it.
-    store: str = ""
-    path: str = ""
-    sha256: str = ""
-    bytes: _Count = 0
-    format: str = ""
-    #: Pixels.
-    width: _Count = 0
-    height: _Count = 0
-    #: What it looks like, in 128 hex digits; empty: nobody asked, or it is a plain ground.
-    phash: _Phash = ""
-    #: URL of the best of the pictures that look nearly the same; empty: it is that itself, or there are no others.
-    near: Url = ""
-    http_status: _Count = 0
-    attempts: _Count = 0
-    worker: str = ""
-    #: Time of the verdict, seconds since the epoch.
-    fetched_at: _Seconds = 0.0
-    #: Seconds that the last attempt took.
-    elapsed: _Seconds = 0.0
-    depth: _Count = 0
-    #: Headers of the answer, by which a refresh asks whether the file is still the same.
-    etag: ETag = ""
-    last_modified: HttpDate = ""
-    change: Change = ""
+
+
+class ImageRecord(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """One row of the manifest: the result of one image URL. The manifest file has every field (`row_json`)."""
+
+    url: str  #: canonical URL
+    final_url: str = ""  #: URL after redirects
+    status: _RecordStatus = "failed"  #: ``success``, ``failed``, or ``duplicate``: the same bytes were saved before
+    reason: str = ""  #: why it failed: one of `REASONS`, or ``http-<code>``; empty: it did not
+    page_url: str = ""  #: page that names the image
+    source: str = ""  #: mechanism that names it, such as ``img``, ``srcset`` or ``og:image``
+    alt: str = ""  #: alternative text
+    title: str = ""  #: title of the image
+    caption: str = ""  #: caption
+    link_text: str = ""  #: text of the link around it
+    heading: str = ""  #: heading before it
+    page_title: str = ""  #: title of its page
+    language: str = ""  #: language of its page (BCP 47)
+    license: str = ""  #: address or name of its licence, if the page states it
+    declared_width: Count = 0  #: pixels of the page that it is to cover; 0: not declared
+    declared_height: Count = 0  #: the same for the height
+    columns: str = ""  #: other columns of the list that names it, as a JSON object; empty: there are none
+    other_rows: tuple[ListRow, ...] = ()  #: further rows of lists that name the URL; only the frontier adds them
+    store: str = ""  #: id of the store that has the file (``store.json``); for a duplicate, that of the first copy
+    path: str = ""  #: path of the file in the store
+    sha256: str = ""  #: SHA-256 of the file
+    bytes: Count = 0  #: size of the file
+    format: str = ""  #: format of the file, such as ``jpeg``
+    width: Count = 0  #: pixels
+    height: Count = 0  #: pixels
+    phash: _Phash = ""  #: perceptual hash, 128 hex digits; empty: not requested, or a picture of a single colour
+    near: Url = ""  #: URL of the best of near-identical pictures; empty: it is this one, or there are no others
+    http_status: Count = 0  #: status code of the last response; 0: there was none
+    attempts: Count = 0  #: number of attempts
+    worker: str = ""  #: name of the downloader
+    fetched_at: Seconds = 0.0  #: time of the verdict, seconds since the epoch
+    elapsed: Seconds = 0.0  #: seconds of the last attempt
+    depth: Count = 0  #: number of links from the seed to its page
+    etag: ETag = ""  #: response header with which a refresh asks whether the file is unchanged
+    last_modified: _HttpDate = ""  #: the same
+    change: Change = ""  #: after a refresh: ``unchanged``, ``changed``, ``gone`` or ``new``; else empty
 
     @property
     def is_dropped(self) -> bool:
-        """Whether it has no file of its own any more: store and path are those of the picture that it is near to."""
+        """Whether the picture's own file was deleted; store and path are then those of the ``near`` picture."""
         return self.status == "duplicate" and self.near != "" and not is_picture(self.path, self.sha256)
 
 
 class Outcome(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """What came of one request. Handlers leave ``token`` empty; the worker fills it in."""
+    """Result of one request. Handlers leave ``token`` empty; the worker fills it in."""
 
     status: OutcomeStatus
     token: Annotated[str, Meta(max_length=128)] = ""
-    #: Why it is not a success; empty where it is.
-    reason: _Reason = ""
-    #: Requests found on the way, to be put in the same transaction.
+    #: Reason of a failure; empty for a success.
+    reason: Reason = ""
+    #: Requests found by the handler; the frontier adds them in the same transaction.
     discovered: Annotated[tuple[Request, ...], Meta(max_length=MAX_FOUND)] = ()
-    #: The manifest row, for images that are settled (also with ``retry``: used if that was the last attempt).
+    #: Manifest row of a settled image. With ``retry``, it is used if that was the last attempt.
     record: ImageRecord | None = None
-    #: ``moved``: the request as it goes on (another target, another offset); same kind and url.
+    #: ``moved``: the request with another target or offset, and the same kind and url.
     successor: Request | None = None
-    #: ``retry``: not before so many seconds; None: the frontier's back-off decides.
-    retry_in: _Seconds | None = None
-    #: What was learned of the host: seconds it asked us to stay away, whether it is overloaded, seconds per request.
-    host_wait: _Seconds | None = None
+    #: ``retry``: minimum seconds until the next attempt; None: the frontier's backoff decides.
+    retry_in: Seconds | None = None
+    #: State of the host: seconds for which it asked clients to stay away; whether it is overloaded; seconds a request.
+    host_wait: Seconds | None = None
     overloaded: bool = False
-    latency: _Seconds = 0.0
-    #: What did not answer at all: the host (no connection could be made), or the name servers of the worker's box; or
-    #: the box's own disk refuses.
+    latency: Seconds = 0.0
+    #: The part that failed: the host (no connection), the name servers of the worker's machine, or that machine's disk.
     down: Literal["", "host", "resolver", "disk"] = ""
     #: For ``robots`` requests: the rules.
     robots: RobotsRules | None = None
-    #: For ``page`` and ``part`` requests: how to ask the next time whether the document is still the same.
-    seen: Known | None = None
-    #: For ``list`` requests: lines that were no URL.
-    rejected: _Count = 0
-    #: Bytes that came over the network, and those announced that did not have to, as nobody wants the picture.
-    received: _Count = 0
-    spared: _Count = 0
-    #: Whether the picture's bytes were new to the worker's store.
+    #: For ``page`` and ``part`` requests: validators for the next fetch of the document.
+    seen: PriorFetch | None = None
+    #: For ``list`` requests: lines that are not URLs, and rows with text that was cut.
+    rejected: Count = 0
+    shortened: Count = 0
+    #: Bytes received over the network, and bytes that were announced but not transferred, as the picture is unwanted.
+    received: Count = 0
+    spared: Count = 0
+    #: Whether the picture's bytes were new in the worker's store.
     stored: bool = False
 
 
 class Verdict(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """The frontier's answer to one outcome.
+    """The frontier's reply to one outcome.
 
-    Where this worker has settled an image, now or in a call whose answer was lost, it tells what the manifest row says.
+    If this worker settled an image, in this call or in one whose reply was lost, the fields repeat the manifest row.
     """
 
     state: VerdictState = "accepted"
-    #: None: no row of this worker's was written.
-    status: RecordStatus | None = None
-    reason: _Reason = ""
-    #: Where the picture is, if not where this worker has saved it: the first copy of the bytes.
+    #: None if there is no manifest row from this worker.
+    status: _RecordStatus | None = None
+    reason: Reason = ""
+    #: Where the first copy of the bytes is, if it is not the file that this worker saved.
     store: _StoreId = ""
     path: str = ""
     attempts: Annotated[int, Meta(ge=0, le=2**31)] = 0
-    #: Whether the worker's copy is one too many: the store that has the first one is at work, too, or is its own. For
-    #: `PIN_MISMATCH`: whether no other record names it.
+    #: Whether the worker's copy is superfluous: its own store, or one that is online, has the first copy. For
+    #: `PIN_MISMATCH`: whether no other record names the file.
     is_spare: bool = False
     change: Change = ""
 
 
-class About(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a worker says of its box when it joins; for people only."""
+class WorkerInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A worker's description of its machine and its current run, which it sends when it joins."""
 
-    #: Release of this package, such as ``0.1.0``.
+    #: For display only: release of this package, such as ``0.1.0``.
     release: str = ""
-    #: Such as ``Linux 6.1`` or ``Windows 11``, and the version of Python.
+    #: For display only: operating system, such as ``Linux 6.1`` or ``Windows 11``, and version of Python.
     system: str = ""
     python: str = ""
-    #: Its wall clock when this life of it began, seconds since the epoch; of two lives, the later one counts.
+    #: The worker's wall clock at the start of this run, seconds since the epoch; of two runs, the later one counts.
     wall: float = 0.0
-    #: Whether it says so again in the same life, to a master that has forgotten it: what it holds stays its own.
+    #: Whether the worker repeats its hello in the same run, to a master that was restarted: it keeps its leases.
     stays: bool = False
-    #: Names this life of it, so that a hello that is heard twice frees nothing the second time; empty: it has no name.
+    #: Id of this run, so that a hello that arrives twice frees no leases the second time; empty: no id.
     life: str = ""
 
 
-class WorkerStats(Struct, frozen=True, kw_only=True):
-    """One worker as the frontier sees it."""
-
-    name: str
-    leases: int = 0
-    settled: int = 0
-    #: Requests settled per second, lately.
-    rate: float = 0.0
-    #: Seconds since its last call.
-    silent: float = 0.0
-    #: Seconds until what it holds is given to others; None while it renews its leases in time.
-    loses_in: float | None = None
-    #: Whether its last call for work was answered with ``drained`` or ``draining``.
-    is_told: bool = False
-    about: About = About()
-    #: Seconds by which its wall clock was ahead of the master's when it joined.
-    clock_ahead: float = 0.0
-
-
-class StoreStats(Struct, frozen=True, kw_only=True):
-    """One store as the frontier's records know it."""
-
-    id: str
-    #: The worker that was the first to save into it; its name begins with that of its box.
-    worker: str = ""
-    #: Pictures, each counted where its first copy is.
-    pictures: int = 0
-
-
-class FrontierStats(Struct, frozen=True, kw_only=True):
-    """The one source of every number shown. Images: waiting + leased + success + duplicate + failed = discovered."""
-
-    state: GrantState = "wait"
-    is_paused: bool = False
-    discovered: int = 0
-    waiting: int = 0
-    leased: int = 0
-    success: int = 0
-    duplicate: int = 0
-    failed: int = 0
-    #: Pages, counted apart; ``pages_done`` without the failed ones.
-    pages_waiting: int = 0
-    pages_leased: int = 0
-    pages_done: int = 0
-    pages_failed: int = 0
-    #: Pages that the user named, and those of them that could not be had.
-    seeds: int = 0
-    seeds_failed: int = 0
-    #: Lists still being read.
-    lists_open: int = 0
-    #: Reason → number, for failed images and for failed pages, the most frequent first.
-    reasons: dict[str, int] = {}
-    page_reasons: dict[str, int] = {}
-    #: The same for the robots.txt of origins that could not be had.
-    robots_reasons: dict[str, int] = {}
-    #: Bytes of saved images, each counted once.
-    bytes: _Count = 0
-    #: How often the crawl was refreshed, this time included, and what has come of the last time: change → image URLs.
-    refreshes: int = 0
-    changes: dict[str, int] = {}
-    #: Hosts seen, and hosts with something waiting.
-    hosts: int = 0
-    hosts_waiting: int = 0
-    #: Those of them that are down, as far as is known.
-    hosts_down: int = 0
-    #: The only host with something waiting and the gap in seconds it must keep, where that limits the crawl.
-    limiting_host: str = ""
-    limiting_gap: float = 0.0
-    #: Lines of input lists that were no URL.
-    bad_lines: int = 0
-    #: Bytes that were announced and not transferred, thanks to filters and limits.
-    spared: int = 0
-    #: What is wrong with the master's disk, such as ``disk full``; empty: nothing.
-    trouble: str = ""
-    #: Where the pictures are, the fullest store first.
-    stores: tuple[StoreStats, ...] = ()
-    workers: tuple[WorkerStats, ...] = ()
-
-
 def describe(request: Request, **fields: object) -> ImageRecord:
-    """The record of ``request`` with what is known before any fetch; ``fields`` fill in or override the rest."""
-    known: dict[str, object] = {name: getattr(request, name) for name in FOUND}
-    known |= {"url": request.url, "final_url": request.location, "page_url": request.referrer}
-    return ImageRecord(**(known | fields))  # type: ignore[arg-type]  # fields are checked by their users' tests
+    """Return the record of ``request`` with the values known before any fetch; ``fields`` add or override values."""
+    values: dict[str, object] = {name: getattr(request, name) for name in FOUND}
+    values |= {"url": request.url, "final_url": request.location, "page_url": request.referrer}
+    return ImageRecord(**(values | fields))  # type: ignore[arg-type]  # the callers' tests check the fields
 
 
 def decided(record: ImageRecord, verdict: Verdict, worker: str) -> ImageRecord:
-    """A worker's record as the frontier's verdict has settled it: the row of the manifest."""
+    """Return the manifest row: a worker's record as settled by the frontier's verdict."""
     status = verdict.status or record.status
     path = verdict.path or record.path
     return structs.replace(
@@ -428,17 +423,11 @@ def decided(record: ImageRecord, verdict: Verdict, worker: str) -> ImageRecord:
     )
 
 
-def failure(request: Request, error: RequestFailed, elapsed: float = 0.0) -> Outcome:
-    """The outcome of a request that failed with ``error`` after ``elapsed`` seconds."""
-    record = None
-    if request.kind == "image":
-        record = describe(request, reason=error.reason, http_status=error.http_status, elapsed=elapsed)
-    return Outcome(
-        status="retry" if error.retryable else "done",
-        reason=error.reason,
-        record=record,
-        host_wait=error.host_wait,
-        overloaded=error.overloaded,
-        down=error.down,  # type: ignore[arg-type]  # one of them
-        latency=elapsed,
-    )
+def quarantined(path: str) -> str:
+    """Return the quarantine path for the file of a picture whose bytes differ from the pinned ones."""
+    return f"quarantine/{path.removeprefix('images/')}" if path.startswith("images/") else path
+
+
+def released(path: str) -> str:
+    """Return the original path of a file in quarantine; the reverse of `quarantined`."""
+    return f"images/{path.removeprefix('quarantine/')}" if path.startswith("quarantine/") else path

@@ -1,20 +1,21 @@
-"""What may be the path of a file in a store, whoever says so: safe on every file system, and named by its content.
+"""Rules for the path of a file in a store: safe on every file system, and named by the file's content.
 
-A path is relative, has ``/`` between its segments, and means one file everywhere: on file systems that fold case or
-normalise (NTFS, APFS, ext4 with casefold) as on those that do not. The last segment of a picture's path ends with its
-SHA-256, or the first half of that, and the extension; no folder's name looks so. Two pictures thus never get in each
-other's way, however alike the rest of their paths is.
+The rules hold for every path, also for one that another machine sends. A path is relative, has ``/`` between its
+segments, and means the same file on every file system, whether or not that folds case or normalises (NTFS, APFS, ext4
+with casefold). The last segment of a picture's path ends with its SHA-256, or the first half of it, and the extension;
+no folder has such a name. So the paths of two pictures never collide, however similar the rest of them is.
 """
 
 import re
 
-#: Longest segment in bytes of UTF-8: file systems allow 255, and the name of a file that is being written is longer.
+#: Longest segment in bytes of UTF-8. File systems allow 255; a temporary name while a file is written is longer.
 MAX_SEGMENT = 200
-#: Longest path in units of UTF-16: Windows allows 260, and the store's own directory has to fit in there, too.
+#: Longest path in units of UTF-16. Windows allows 260, which include the store's own directory.
 MAX_PATH = 160
-#: Characters of a name, as the inside of a class of a regular expression. Left out is what some file system refuses
-#: or some shell expands, and what nobody sees: controls, blanks but the space, marks of direction and format,
-#: whatever file systems ignore (Unicode's Default_Ignorable_Code_Point), private use, surrogates, non-characters.
+#: Characters allowed in a name, as the inside of a character class of a regular expression. Excluded are characters
+#: that a file system refuses or a shell expands, and invisible ones: controls, blanks except the space, direction and
+#: format marks, characters that file systems ignore (Unicode's Default_Ignorable_Code_Point), private use, surrogates,
+#: non-characters.
 CHARACTERS = (
     r"A-Za-z0-9 !&'()+,.=@\[\]_\-"
     "\u00a1-\u00ac\u00ae-\u034e\u0350-\u061b\u061d-\u115e\u1161-\u167f\u1681-\u17b3\u17b6-\u180a\u1810-\u1fff"
@@ -22,20 +23,20 @@ CHARACTERS = (
     "\uff00-\uff9f\uffa1-\uffef\U00010000-\U0001bc9f\U0001bca4-\U0001d172\U0001d17b-\U0001fffd"
     "\U00020000-\U0002fffd\U00030000-\U0003fffd"
 )
-#: What stands between the words of a picture's name and its hash.
+#: Characters that may separate the words of a picture's name from its hash.
 SEPARATORS = " ._-"
 
-#: Names of devices on Windows, with any extension, and blanks before it.
+#: Device names of Windows, also with blanks and an extension after them.
 _DEVICE = r"(?i:con|prn|aux|nul|(?:com|lpt)[0-9¹²³]) *(?:\.|\Z)"
-#: A leading dot hides, a leading dash is an option, and Windows drops dots and blanks at the end.
+#: A leading dot hides a file, a leading dash looks like an option, and Windows drops dots and blanks at the end.
 _SEGMENT = re.compile(rf"(?![ .\-])(?!{_DEVICE})[{CHARACTERS}]+(?<![ .])")
 _PICTURE = re.compile(rf"(?:.*[{SEPARATORS}])?([0-9a-f]{{32}})([0-9a-f]{{32}})?\.[a-z0-9]{{1,8}}", re.DOTALL)
-#: What the store has for names by content alone, and is faster to check.
+#: The paths of a store without a name template; this pattern is faster to check.
 _CONTENT_NAME = re.compile(r"images/([0-9a-f]{2})/\1[0-9a-f]{62}\.[a-z0-9]{1,8}")
 
 
 def is_safe(path: str) -> bool:
-    """Whether a path leads to one file below the root of any store, under that very name."""
+    """Check whether a path names exactly one file below the root of any store, without the name being altered."""
     if _CONTENT_NAME.fullmatch(path):
         return True
     *folders, _ = segments = path.split("/")
@@ -47,7 +48,7 @@ def is_safe(path: str) -> bool:
 
 
 def is_picture(path: str, sha256: str) -> bool:
-    """Whether a safe path may be that of the picture with this SHA-256; a store has its pictures in ``images/``."""
+    """Check whether a path is safe and may belong to the picture with this SHA-256; pictures are in ``images/``."""
     if len(sha256) == 64 and path[10:74] == sha256 and _CONTENT_NAME.fullmatch(path):
         return True
     match = _PICTURE.fullmatch(path.rpartition("/")[2])
@@ -57,21 +58,21 @@ def is_picture(path: str, sha256: str) -> bool:
 
 
 def hash_in(path: str) -> str:
-    """The first 32 digits of the SHA-256 in a picture's path; empty where it is no picture's."""
+    """Return the first 32 digits of the SHA-256 in a picture's path, or "" if the path is not a picture's."""
     match = _PICTURE.fullmatch(path.rpartition("/")[2])
     return match[1] if match is not None else ""
 
 
 def is_segment(text: str) -> bool:
-    """Whether a text is a safe name of a file or a folder."""
+    """Check whether a text is a safe name for a file or a folder."""
     return _SEGMENT.fullmatch(text) is not None and len(text.encode()) <= MAX_SEGMENT
 
 
 def is_like_a_picture(segment: str) -> bool:
-    """Whether a file system that folds case may take a segment for the name of a picture."""
+    """Check whether a segment looks like the name of a picture on a file system that folds case."""
     return _PICTURE.fullmatch(segment.casefold()) is not None
 
 
 def units(text: str) -> int:
-    """Length in units of UTF-16, which is what Windows counts."""
+    """Return the length in units of UTF-16, the unit of Windows' limits."""
     return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2

@@ -1,26 +1,27 @@
-"""URLs: resolved as a browser does, remembered under one spelling, written in lines nobody can forge.
+"""Functions for URLs: resolution as in browsers, one canonical spelling, and record lines that can't be forged.
 
-Resolution follows the WHATWG URL Standard (https://url.spec.whatwg.org/) by way of ada-url, the parser of
+Resolution follows the WHATWG URL Standard (https://url.spec.whatwg.org/) by means of ada-url, the parser of
 Node.js; nothing here parses a URL by hand.
 """
 
 import ipaddress
 import re
+from functools import lru_cache
 
 import ada_url
 
-#: Longest URL that is followed; longer ones are traps or data in disguise.
+#: Longest URL that is followed, in characters; longer ones are traps or embedded data.
 MAX_URL_LENGTH = 8_192
 
 _SEPARATOR = "--->"
-#: The left side of a record line: printable ASCII of a canonical URL, which never holds ``<`` or ``>``.
+#: A record line begins with a canonical URL: printable ASCII without ``<`` and ``>``.
 _RECORD_LINE = re.compile(r"(https?://[!-;=?-~]+)--->(success|failed: [a-z0-9-]+)")
-#: A host key or an address as a user writes it: nothing that a parser would take for another part of a URL, or drop.
+#: A host key or an address as a user writes it, without characters that a URL parser drops or takes for another part.
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 _UNSAFE = str.maketrans({"<": "%3C", ">": "%3E", '"': "%22", " ": "%20"})
 
-#: Parameters that mark a click for a tracker, in lower case: no server chooses a page by them. The list is closed;
-#: what might mean something elsewhere (``ref``, ``source``, ``spm``, ``cid``) is not in it.
+#: Parameters that mark a click for a tracker, in lower case. No server chooses a page by them. The list is closed: it
+#: omits names that some site may use for another purpose (``ref``, ``source``, ``spm``, ``cid``).
 _TRACKING = frozenset(
     {
         *("__hsfp", "__hssc", "__hstc", "_ga", "_gac", "_gl", "_hsenc", "_hsmi", "_openstat", "dclid", "epik"),
@@ -31,24 +32,25 @@ _TRACKING = frozenset(
         *("ymclid", "ysclid"),
     }
 )
-_TRACKING_FAMILIES = ("utm_", "mtm_", "hsa_", "matomo_", "piwik_")
-#: Parameters that are session ids by name alone, and those that are where their value looks like one.
+_TRACKING_PREFIXES = ("utm_", "mtm_", "hsa_", "matomo_", "piwik_")
+#: Parameters that are always session ids, and parameters that are session ids if their value looks like one.
 _SESSIONS = frozenset({"jsessionid", "phpsessid", "oscsid", "xtcsid", "zenid", "cftoken"})
-_PERHAPS_SESSIONS = frozenset({"sess", "sessid", "session", "session_id", "sessionid", "sid"})
+_POSSIBLE_SESSIONS = frozenset({"sess", "sessid", "session", "session_id", "sessionid", "sid"})
 _SESSION_VALUE = re.compile(r"[0-9a-f]{16,}|(?=[a-z]*[0-9])(?=[0-9]*[a-z])[0-9a-z]{20,}", re.IGNORECASE)
 #: Session ids in paths: of servlets and PHP (``/x;jsessionid=1A2B``), and of ASP.NET (``/(S(24 characters))/x``).
 _SESSION_SUFFIX = re.compile(r";(?:jsessionid|phpsessid|sessionid)=[^;/]*", re.IGNORECASE)
 _SESSION_SEGMENT = re.compile(r"/\((?:[AFX]\([^()/]*\))*S\([a-z0-9]{24}\)(?:[AFX]\([^()/]*\))*\)(?=/)")
-#: What servers show for a directory wherever it exists. Not ``index.php`` and its like: beside an ``index.html`` they
-#: are a page of their own, often the one behind the "Enter" of a title page, and to skip it loses the site.
+#: File names that every server serves for the directory. ``index.php`` and the like are not among them: beside an
+#: ``index.html`` they are separate pages, often the one behind the "Enter" link of a title page. To skip that page
+#: would lose the site.
 _DIRECTORY_PAGE = re.compile(r"(?<!/)/(?:index\.html?|[Dd]efault\.htm)\Z")
-#: A percent-encoded byte; one behind a stray ``%`` is left alone, lest decoding it makes a new one.
+#: A percent-encoded byte. One after a stray ``%`` does not match, as decoding it could form a new encoded byte.
 _ENCODED = re.compile(r"(?<!%)(?<!%[0-9A-Fa-f])%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
 def resolve(base: str | None, reference: str) -> str | None:
-    """Absolute URL of ``reference`` as found on ``base``, or None where it is no http(s) URL."""
+    """Return the absolute URL of ``reference`` on the page ``base``, or None if it is not an http(s) URL."""
     try:
         href = ada_url.join_url(base, reference) if base else ada_url.normalize_url(reference)
     except (ValueError, UnicodeEncodeError):
@@ -57,16 +59,16 @@ def resolve(base: str | None, reference: str) -> str | None:
 
 
 def is_spelled(text: str) -> bool:
-    """Whether a text is made of what canonical URLs are made of, and so can't break or forge a record line."""
-    # Ten times as fast as the pattern of `_RECORD_LINE`, for the frontier, which looks at every URL more than once.
+    """Check whether a text has only characters of canonical URLs, and so can't break or forge a record line."""
+    # Ten times as fast as the pattern of `_RECORD_LINE`: the frontier checks every URL more than once.
     return text.isascii() and text.isprintable() and " " not in text and "<" not in text and ">" not in text
 
 
 def canonicalize(url: str) -> str:
-    """The one spelling under which a URL is remembered: WHATWG form, no fragment, no credentials, pure ASCII.
+    """Return the canonical spelling of a URL: WHATWG form, no fragment, no credentials, pure ASCII.
 
     Raises:
-        ValueError: it is no http(s) URL, or longer than `MAX_URL_LENGTH`.
+        ValueError: it is not an http(s) URL, or is longer than `MAX_URL_LENGTH`.
     """
     href = resolve(None, url)
     if href is None:
@@ -77,36 +79,36 @@ def canonicalize(url: str) -> str:
         href = parts.href
     href = href.translate(_UNSAFE)
     if len(href) > MAX_URL_LENGTH:
-        raise ValueError(f"URL of {len(href)} characters, longer than {MAX_URL_LENGTH}")
+        raise ValueError(f"URL of {len(href)} characters is longer than {MAX_URL_LENGTH}")
     return href
 
 
 def page_key(url: str) -> str:
-    """The spelling under which a page is remembered as visited; ``url`` is canonical, and so is the key.
+    """Return the key by which a visited page is recognised; ``url`` is canonical, and so is the key.
 
     URLs that differ in tracking parameters, session ids, the order of parameters, an empty query, needless
-    percent-encoding (RFC 3986 §6.2.2) or ``index.html`` lead to one page. Never to be fetched where the URL itself is
-    known, and never for images: their query may be signed, and their bytes are compared anyway.
+    percent-encoding (RFC 3986 §6.2.2) or ``index.html`` have the same key. A caller that knows the URL fetches the URL,
+    not its key. Images have no key: their query may be signed, and their bytes are compared anyway.
     """
-    path, _, query = without_session(_ENCODED.sub(_plainly, url)).partition("?")
+    path, _, query = without_session(_ENCODED.sub(_normalized, url)).partition("?")
     parts = dict.fromkeys(part for part in query.split("&") if part and not _is_tracking(_name(part)))
     if not parts:
         return _DIRECTORY_PAGE.sub("/", path)
-    return f"{path}?{'&'.join(sorted(parts, key=_name))}"  # of one name, the first stays the first
+    return f"{path}?{'&'.join(sorted(parts, key=_name))}"  # a stable sort: equal names keep their order
 
 
 def without_session(url: str, *, surely: bool = False) -> str:
-    """The canonical ``url`` without session ids, otherwise letter by letter as it was.
+    """Return the canonical ``url`` without session ids and otherwise unchanged.
 
-    With ``surely``, what may as well be a hash of the content, by which a picture is chosen, is left in.
+    With ``surely``, keep values that may be a hash of the content, as some servers choose a picture by it.
     """
     path, mark, query = url.partition("?")
     bare = _SESSION_SEGMENT.sub("", _SESSION_SUFFIX.sub("", path))
     if bare != path:
-        path = resolve(None, bare) or path  # a segment that was no ``..`` may be one now
+        path = resolve(None, bare) or path  # the removal may have formed a segment ``..``
     if not query:
         return path + mark
-    sessions = _SESSIONS | {"cfid"} if "cftoken=" in query.lower() else _SESSIONS  # they come in pairs
+    sessions = _SESSIONS | {"cfid"} if "cftoken=" in query.lower() else _SESSIONS  # the two come as a pair
     parts = query.split("&")
     kept = [part for part in parts if not _is_session(part, sessions, surely=surely)]
     return f"{path}?{'&'.join(kept)}" if kept else path
@@ -117,44 +119,45 @@ def _is_session(part: str, sessions: frozenset[str], *, surely: bool) -> bool:
     name = name.lower()
     if name in sessions or name.startswith("aspsessionid"):
         return True
-    return not surely and name in _PERHAPS_SESSIONS and _SESSION_VALUE.fullmatch(value) is not None
+    return not surely and name in _POSSIBLE_SESSIONS and _SESSION_VALUE.fullmatch(value) is not None
 
 
 def _is_tracking(name: str) -> bool:
-    return name.lower() in _TRACKING or name.lower().startswith(_TRACKING_FAMILIES)
+    return name.lower() in _TRACKING or name.lower().startswith(_TRACKING_PREFIXES)
 
 
 def _name(part: str) -> str:
     return part.partition("=")[0]
 
 
-def _plainly(match: re.Match[str]) -> str:
-    """A percent-encoded byte as RFC 3986 wants it: decoded where it needs no encoding, else in capitals."""
+def _normalized(match: re.Match[str]) -> str:
+    """Return a percent-encoded byte in RFC 3986's normal form: decoded if it needs no encoding, else in capitals."""
     char = chr(int(match[1], 16))
     return char if char in _UNRESERVED else match[0].upper()
 
 
 def host_key(url: str) -> str:
-    """Lower-case ASCII host, with the port unless it is the scheme's own: what politeness is counted by."""
+    """Return the lower-case ASCII host, with the port unless it is the scheme's default: the key for politeness."""
     return ada_url.URL(url).host
 
 
 def host_and_port(url: str) -> tuple[str, int]:
-    """Lower-case ASCII host, an IPv6 address without its brackets, and the port, the scheme's own included."""
+    """Return the lower-case ASCII host (IPv6 without brackets) and the port, which may be the scheme's default."""
     parts = ada_url.URL(url)
     return parts.hostname.strip("[]"), int(parts.port or (443 if parts.protocol == "https:" else 80))
 
 
 def origin(url: str) -> str:
-    """Scheme, host and port (RFC 6454): what robots.txt rules hold for."""
+    """Return scheme, host and port (RFC 6454), the unit that robots.txt rules apply to."""
     return ada_url.URL(url).origin
 
 
+@lru_cache(maxsize=4_096)  # called at each turn of a host
 def is_loopback(host: str) -> bool:
-    """Whether a host, with or without a port, names this machine itself.
+    """Check whether a host, with or without a port, names this machine itself.
 
-    That is ``localhost`` and ``*.localhost`` (RFC 6761 §6.3), 127.0.0.0/8 and ::1, in every spelling that a browser
-    takes for one of them. The wildcard addresses are not: whoever listens on them is reached from elsewhere.
+    These are ``localhost`` and ``*.localhost`` (RFC 6761 §6.3), 127.0.0.0/8 and ::1, in every spelling that a browser
+    accepts. Wildcard addresses do not count: other machines can reach a server that listens on them.
     """
     if not _HOST.fullmatch(host):
         return False
@@ -167,19 +170,19 @@ def is_loopback(host: str) -> bool:
         return f".{parts.hostname.removesuffix('.')}".endswith(".localhost")
     address = ipaddress.ip_address(parts.hostname.strip("[]"))
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback  # Python looks through a mapped address only from 3.13 on
+    return (mapped or address).is_loopback  # Python unwraps a mapped address only since 3.13
 
 
 def format_record_line(url: str, reason: str = "") -> str:
-    """``url--->success``, or ``url--->failed: reason``; ``url`` must be canonical, so it can't hold ``--->``."""
+    """Return ``url--->success``, or ``url--->failed: reason``. ``url`` must be canonical, so it has no ``--->``."""
     return f"{url}{_SEPARATOR}{f'failed: {reason}' if reason else 'success'}"
 
 
 def parse_record_line(line: str) -> tuple[str, str]:
-    """URL and reason (empty: success) of a record line.
+    """Return the URL and the reason of a record line; the reason of a success is empty.
 
     Raises:
-        ValueError: the line is not one that `format_record_line` writes.
+        ValueError: `format_record_line` does not write such a line.
     """
     match = _RECORD_LINE.fullmatch(line.rstrip("\r\n"))
     if match is None:

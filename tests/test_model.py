@@ -1,4 +1,4 @@
-"""The words of the crawl: plain, frozen, and refused where they come from elsewhere and could do harm."""
+"""The data types of a crawl: plain, frozen, and refused if data from a peer could do harm."""
 
 import re
 from typing import Any
@@ -8,20 +8,9 @@ import pytest
 
 from crawler import model
 from crawler.errors import RequestFailed
-from crawler.model import (
-    REASONS,
-    FrontierStats,
-    Grant,
-    ImageRecord,
-    Lease,
-    Outcome,
-    Request,
-    RobotsRules,
-    Turn,
-    WorkerStats,
-    describe,
-    failure,
-)
+from crawler.handler import failure
+from crawler.model import REASONS, Grant, ImageRecord, Lease, Outcome, Request, RobotsRules, Turn, describe
+from crawler.stats import FrontierStats, WorkerStats
 
 PICTURE = Request(
     url="http://a.example/1.jpg",
@@ -49,19 +38,19 @@ STRUCTS = [kind for kind in vars(model).values() if isinstance(kind, type) and k
 
 @pytest.mark.parametrize("value", EVERYTHING, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("codec", [msgspec.msgpack, msgspec.json], ids=["msgpack", "json"])
-def test_everything_survives_the_wire(value: msgspec.Struct, codec: Any) -> None:
+def test_every_type_survives_the_wire(value: msgspec.Struct, codec: Any) -> None:
     assert codec.decode(codec.encode(value), type=type(value)) == value
 
 
 @pytest.mark.parametrize("kind", STRUCTS)
-def test_words_are_frozen_and_named(kind: type[msgspec.Struct]) -> None:
+def test_types_are_frozen_and_keyword_only(kind: type[msgspec.Struct]) -> None:
     assert kind.__struct_config__.frozen
     assert all(field.required is False or field.name for field in msgspec.structs.fields(kind))
     with pytest.raises(TypeError):
         kind("positional")
 
 
-def test_values_share_no_mutable_default() -> None:
+def test_instances_share_no_mutable_default() -> None:
     FrontierStats().reasons["dns"] = 1
     Turn(id="t", host="h").robots["o"] = "x"
     assert FrontierStats().reasons == {}
@@ -69,18 +58,18 @@ def test_values_share_no_mutable_default() -> None:
 
 
 @pytest.mark.parametrize("reason", ["x\nhttp://b.example/--->success", "no such host", "DNS", "dns\n", "dnß"])
-def test_a_reason_that_could_forge_a_record_line_is_not_read(reason: str) -> None:
+def test_a_reason_that_could_forge_a_record_line_is_refused(reason: str) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.msgpack.decode(msgspec.msgpack.encode({"status": "done", "reason": reason}), type=Outcome)
 
 
 @pytest.mark.parametrize("reason", [*sorted(REASONS), "http-404", ""])
-def test_every_reason_of_ours_is_read(reason: str) -> None:
+def test_every_reason_of_ours_is_accepted(reason: str) -> None:
     outcome = Outcome(status="done", reason=reason)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(outcome), type=Outcome) == outcome
 
 
-def test_reasons_are_spelt_in_one_way() -> None:
+def test_reasons_have_one_spelling() -> None:
     assert [reason for reason in REASONS if not re.fullmatch(r"[a-z]+(-[a-z]+)*", reason)] == []
 
 
@@ -89,7 +78,7 @@ def test_a_request_is_fetched_from_its_target_once_it_has_one() -> None:
     assert PICTURE.location == "http://b.example/2.jpg"
 
 
-def test_a_record_says_what_is_known_before_the_fetch() -> None:
+def test_a_record_has_the_properties_known_before_the_fetch() -> None:
     record = describe(PICTURE, width=3, final_url="http://c.example/")
     assert (record.url, record.page_url, record.source, record.depth) == (
         PICTURE.url,
@@ -101,7 +90,7 @@ def test_a_record_says_what_is_known_before_the_fetch() -> None:
     assert (record.width, record.final_url, record.status) == (3, "http://c.example/", "failed")
 
 
-def test_a_record_has_no_field_of_another_name() -> None:
+def test_a_record_has_no_field_with_a_name_of_its_own() -> None:
     with pytest.raises(TypeError):
         describe(PICTURE, hight=3)
 
@@ -112,7 +101,7 @@ def test_a_final_failure_of_an_image_has_its_record() -> None:
     assert outcome.record == describe(PICTURE, reason="http-404", http_status=404, elapsed=1.5)
 
 
-def test_a_passing_failure_is_retried_and_tells_what_the_host_said() -> None:
+def test_a_temporary_failure_is_retried_with_the_wait_of_the_host() -> None:
     error = RequestFailed("http-503", retryable=True, host_wait=7.0, overloaded=True)
     outcome = failure(PICTURE, error)
     assert (outcome.status, outcome.host_wait, outcome.overloaded) == ("retry", 7.0, True)
@@ -142,6 +131,7 @@ def test_a_manifest_row_has_the_documented_columns() -> None:
         "declared_width",
         "declared_height",
         "columns",
+        "other_rows",
         "store",
         "path",
         "sha256",

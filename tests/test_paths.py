@@ -1,4 +1,4 @@
-"""Paths that workers and masters elsewhere send, and that a store writes to."""
+"""Paths of picture files that remote workers and masters send."""
 
 import unicodedata
 
@@ -57,19 +57,19 @@ def test_the_path_of_a_picture_ends_with_its_hash(path: str) -> None:
         "images/" + "a/" * MAX_PATH + f"{SHORT}.jpg",
     ],
 )
-def test_anything_else_is_none(path: str) -> None:
+def test_any_other_path_is_not_a_picture(path: str) -> None:
     assert not is_picture(path, SHA)
 
 
 @pytest.mark.parametrize(
     "device", ["CON", "con", "nul.jpg", "nul .jpg", "Aux", "PRN.", "COM0", "com9.x", "LPT¹", "lpt³ .y"]
 )
-def test_devices_are_no_names(device: str) -> None:
+def test_device_names_are_refused(device: str) -> None:
     assert not is_safe(device) and not is_safe(f"{device}/x") and is_safe(f"x{device.rstrip('.')}")
 
 
 @given(st.text())
-def test_what_is_safe_can_be_seen_and_means_one_place(path: str) -> None:
+def test_a_safe_path_is_printable_and_unambiguous(path: str) -> None:
     if not is_safe(path):
         return
     assert not path.startswith("/") and not set(path) & set('\\:*?"<>|~\0')
@@ -82,7 +82,7 @@ def test_what_is_safe_can_be_seen_and_means_one_place(path: str) -> None:
 
 
 @given(st.text(alphabet="ab0. _-/\\\u202eÄ", max_size=12), st.sampled_from([SHORT, SHA]))
-def test_no_folder_is_called_like_a_picture(folder: str, digits: str) -> None:
+def test_a_folder_may_not_be_named_like_a_picture(folder: str, digits: str) -> None:
     for spelling in (f"{folder}{digits}.jpg", f"{folder}{digits}.jpg".upper()):
         if is_like_a_picture(spelling):
             assert not is_safe(f"{spelling}/x")

@@ -1,4 +1,4 @@
-"""URLs: resolved as a browser does, one spelling each, and record lines that nobody forges."""
+"""URLs: resolved as in a browser, one canonical form each, and record lines that can't be forged."""
 
 import re
 import time
@@ -20,14 +20,14 @@ from crawler.urls import (
     without_session,
 )
 
-#: Any text, rich in what means something in a URL, a record line or a terminal.
+#: Any text, rich in characters with a meaning in a URL, a record line or a terminal.
 HOSTILE = st.lists(
     st.sampled_from(["--->", "--->success", "--->failed: dns", "\n", "\r\n", "\u2028", "<", ">", '"', " ", "'", "\\"])
     | st.sampled_from(["%", "%3E", "%zz", "#", "?", "/", "//", "..", "@", ":", "&", "\x00", "\t", "ä", "漢", "🐈"])
     | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
     max_size=8,
 ).map("".join)
-#: Where a page could put it.
+#: Places in a URL for such text.
 PLACES = ["http://A.example/{}", "http://a.example/?{}", "https://a.example/#{}", "http://a:b@a.example:8080/{0}?{0}#{0}",
           "HTTPS://ä.example//{0}/../{0}"]  # fmt: skip
 URLS = st.builds(str.format, st.sampled_from(PLACES), HOSTILE)
@@ -59,7 +59,7 @@ def test_references_resolve_as_in_a_browser(base: str | None, reference: str, ur
      "blob:http://a.example/1", "http://", "http://a b/", "http://[::1", "http://a.example:99999/", "http://a%00b/",
      "http://1.2.3.4.5/", "\ud800"],
 )  # fmt: skip
-def test_what_is_no_http_url_resolves_to_none(reference: str) -> None:
+def test_a_reference_that_is_not_http_resolves_to_none(reference: str) -> None:
     assert resolve("http://a.example/", reference) is None
     assert resolve(None, reference) is None
 
@@ -101,7 +101,7 @@ def test_resolve_never_raises_and_gives_http_or_none(base: str, reference: str) 
         ("http://[::0001]:80/", "http://[::1]/"),
     ],
 )
-def test_a_url_has_one_spelling(url: str, canonical: str) -> None:
+def test_a_url_has_one_canonical_form(url: str, canonical: str) -> None:
     assert canonicalize(url) == canonical
     assert canonicalize(canonical) == canonical
 
@@ -109,12 +109,12 @@ def test_a_url_has_one_spelling(url: str, canonical: str) -> None:
 @pytest.mark.parametrize(
     "url", ["", "a.example", "/x", "ftp://a.example/", "http://", "http://xn--a-ä.example/", "\udcff"]
 )
-def test_what_is_no_http_url_has_no_canonical_form(url: str) -> None:
+def test_a_url_that_is_not_http_has_no_canonical_form(url: str) -> None:
     with pytest.raises(ValueError, match="not an http"):
         canonicalize(url)
 
 
-def test_the_longest_url_is_still_one_and_a_longer_one_is_not() -> None:
+def test_the_longest_url_is_accepted_and_a_longer_one_is_not() -> None:
     longest = "http://a.example/".ljust(MAX_URL_LENGTH, "x")
     assert canonicalize(longest) == longest
     assert canonicalize(f"{longest}#{longest}") == longest
@@ -124,7 +124,7 @@ def test_the_longest_url_is_still_one_and_a_longer_one_is_not() -> None:
         canonicalize(longest[:-1] + "ä")
 
 
-def test_a_complaint_about_a_url_is_short() -> None:
+def test_an_error_message_about_a_url_is_short() -> None:
     with pytest.raises(ValueError, match="not an http") as caught:
         canonicalize("x" * 1_000_000)
     assert len(str(caught.value)) < 300
@@ -141,7 +141,7 @@ def test_canonical_urls_are_stable_plain_ascii(url: str) -> None:
     assert not set(canonical) & set('<>" #')
 
 
-# --- pages
+# --- page keys
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_canonical_urls_are_stable_plain_ascii(url: str) -> None:
         ("/X?A=B", "/X?A=B"),
     ],
 )
-def test_a_page_has_one_key(path: str, key: str) -> None:
+def test_each_page_has_one_key(path: str, key: str) -> None:
     assert page_key(f"http://a.example{path}") == f"http://a.example{key}"
 
 
@@ -188,11 +188,11 @@ def test_a_page_has_one_key(path: str, key: str) -> None:
         ("/x?", "/x?"),
     ],
 )
-def test_sessions_are_no_part_of_a_name(path: str, bare: str) -> None:
+def test_sessions_are_removed_from_a_url(path: str, bare: str) -> None:
     assert without_session(f"http://a.example{path}") == f"http://a.example{bare}"
 
 
-#: Canonical URLs full of what keys are about.
+#: Canonical URLs with many parts that matter to keys.
 _NAMES = ["index.html", "utm_x=1", ";jsessionid=1", "sid=", "0123456789abcdef", "cfid=1", "cftoken=1", "(S(", "))"]
 PAGES = st.lists(
     st.sampled_from(
@@ -202,7 +202,7 @@ PAGES = st.lists(
 ).map(lambda pieces: canonicalize(f"http://a.example/{''.join(pieces)}"))
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=10 * settings().max_examples)
 @given(PAGES | URLS.map(canonicalize))
 @example("http://a.example/%7E;jsessionid=%")
 @example("http://a.example/a/..;jsessionid=1/index.html")
@@ -214,7 +214,7 @@ def test_keys_are_stable_canonical_and_of_the_same_host(url: str) -> None:
 
 
 @given(st.permutations(["a=1", "b=2", "c", "d=", "utm_source=x"]))
-def test_the_order_of_parameters_is_no_matter(parts: list[str]) -> None:
+def test_the_order_of_parameters_does_not_matter(parts: list[str]) -> None:
     assert page_key(f"http://a.example/?{'&'.join(parts)}") == "http://a.example/?a=1&b=2&c&d="
 
 
@@ -222,7 +222,7 @@ def test_the_order_of_parameters_is_no_matter(parts: list[str]) -> None:
     "unit", ["%", "%41", "a&", "sid=&", ";", ";jsessionid=", "/(S(", "/(A(1)", "/..;sessionid=", "[", "?"]
 )
 @pytest.mark.parametrize("place", ["/{}", "/?{}"])
-def test_the_longest_url_has_its_key_at_once(place: str, unit: str) -> None:
+def test_the_key_of_the_longest_url_is_found_quickly(place: str, unit: str) -> None:
     url = canonicalize(f"http://a.example{place.format(unit * (8_000 // len(unit)))}")
     start = time.process_time()
     page_key(url)
@@ -239,7 +239,7 @@ def test_the_longest_url_has_its_key_at_once(place: str, unit: str) -> None:
         ("http://Ä.example/", "xn--4ca.example", "http://xn--4ca.example"),
     ],
 )
-def test_hosts_and_origins(url: str, key: str, where: str) -> None:
+def test_hosts_and_origins_are_extracted(url: str, key: str, where: str) -> None:
     assert (host_key(url), origin(url)) == (key, where)
 
 
@@ -249,7 +249,7 @@ def test_hosts_and_origins(url: str, key: str, where: str) -> None:
      "127.255.0.9", "127.1", "0x7f.1", "2130706433", "127.0.0.1.", "[::1]", "[::1]:80", "::1", "[0:0::1]",
      "::ffff:127.0.0.1", "[::ffff:7f00:1]:80"],
 )  # fmt: skip
-def test_these_are_this_machine(host: str) -> None:
+def test_these_hosts_are_this_machine(host: str) -> None:
     assert is_loopback(host)
 
 
@@ -261,16 +261,16 @@ def test_these_are_this_machine(host: str) -> None:
      "evil.com\\.localhost", "evil.com?.localhost", "local\nhost", "%6cocalhost", "[::1", "::1]:80", "[localhost]",
      "1.2.3.4.5"],
 )  # fmt: skip
-def test_these_are_not_this_machine(host: str) -> None:
+def test_these_hosts_are_not_this_machine(host: str) -> None:
     assert not is_loopback(host)
 
 
-@settings(max_examples=2_000)  # in five places each
+@settings(max_examples=20 * settings().max_examples)  # in five places each
 @given(HOSTILE, st.sampled_from(["", "dns", "http-404", "not-an-image"]))
 @example("--->success", "dns")
 @example("\nhttp://b.example/--->success", "dns")
 @example("--->failed: dns#--->success", "")
-def test_record_lines_come_back_as_they_were(text: str, reason: str) -> None:
+def test_record_lines_are_read_back_as_written(text: str, reason: str) -> None:
     for place in PLACES:
         canonical = canonicalize(place.format(text))
         line = format_record_line(canonical, reason)
@@ -282,7 +282,7 @@ def test_record_lines_come_back_as_they_were(text: str, reason: str) -> None:
 
 @pytest.mark.parametrize("line", ["http://a.example/x--->success", "https://a.example/--->failed: http-404"])
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
-def test_record_lines_may_end_as_lines_do(line: str, end: str) -> None:
+def test_record_lines_may_have_any_line_end(line: str, end: str) -> None:
     assert format_record_line(*parse_record_line(line + end)) == line
 
 
@@ -296,6 +296,6 @@ def test_record_lines_may_end_as_lines_do(line: str, end: str) -> None:
      "http://a.example/ b--->success", "http://a.example/\nhttp://b.example/--->success", "http://a.example/-->success",
      "http://a.example/--->success\nhttp://b.example/--->success", "http://a.example/\x00--->success"],
 )  # fmt: skip
-def test_other_lines_are_no_record_lines(line: str) -> None:
+def test_other_lines_are_not_record_lines(line: str) -> None:
     with pytest.raises(ValueError, match="not a record line"):
         parse_record_line(line)

@@ -1,4 +1,4 @@
-"""What can be checked about Windows without one: pickling by name, legal file names, no call that only POSIX has."""
+"""Checks for Windows that run on any system: pickling by name, legal file names, no unguarded POSIX calls."""
 
 import ast
 import ntpath
@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 import crawler
-from crawler.demo import DemoServer
-from crawler.engines.calls import RESULTS, TASKS
-from crawler.engines.manager import QueueManager
-from crawler.storage import LocalStore
+from crawler.demo.server import DemoServer
+from crawler.queue.manager import QueueManager
+from crawler.queue.protocol import RESULTS, TASKS
+from crawler.store.local import LocalStore
 
 PACKAGE = Path(crawler.__file__).parent
 
-#: Module → its names that Windows lacks, or where they mean something else: there, os.kill(pid, 0) ends the process.
+#: Module → its names that Windows lacks or defines differently: there, os.kill(pid, 0) ends the process.
 POSIX_ONLY = {
     "os": {
         *("fork", "forkpty", "kill", "killpg", "getpgid", "getpgrp", "setpgid", "setsid", "getsid", "nice", "wait3"),
@@ -40,21 +40,23 @@ POSIX_ONLY = {
 #: Keyword arguments of `subprocess` that Windows refuses.
 POSIX_ONLY_ARGUMENTS = {"preexec_fn", "pass_fds", "process_group", "umask"}
 
-#: (file, function, name) → the guard that stands before it in that function.
+#: (file, function, name) → the guard before it in that function.
 GUARDED = {
-    ("storage.py", "_may_live", "os.kill"): 'if os.name == "nt"',
-    ("sync.py", "_find_syncfs", "ctypes.CDLL"): 'if os.name != "posix"',
-    ("download/child.py", "_limit_memory", "resource"): 'if sys.platform != "linux"',
-    ("download/lean.py", "find_webp", "ctypes.CDLL"): 'if os.name != "posix"',
-    ("download/lean.py", "find_avif", "ctypes.CDLL"): 'if os.name != "posix"',
-    ("engines/guests.py", "descriptors", "resource"): 'if os.name != "posix"',
+    ("store/disk.py", "_may_live", "os.kill"): 'if os.name == "nt"',
+    ("store/disk.py", "_find_syncfs", "ctypes.CDLL"): 'if os.name != "posix"',
+    ("download/decoder_child.py", "_limit_memory", "resource"): 'if sys.platform != "linux"',
+    ("download/native_decoders.py", "find_webp", "ctypes.CDLL"): 'if os.name != "posix"',
+    ("download/native_decoders.py", "find_avif", "ctypes.CDLL"): 'if os.name != "posix"',
+    ("queue/connections.py", "descriptors", "resource"): 'if os.name != "posix"',
+    ("queue/interfaces.py", "_by_interface", "fcntl"): 'if sys.platform == "win32"',
+    ("queue/join_file.py", "_keeps_modes", "os.geteuid"): 'if os.name != "posix"',
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def posix_only(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
-    """Every use of a name that only POSIX has; a `getattr` with a default or a `hasattr` is none."""
+    """Yield every use of a POSIX-only name; a `getattr` with a default or a `hasattr` does not count."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             if node.attr in POSIX_ONLY.get(node.value.id, ()):
@@ -71,7 +73,7 @@ def posix_only(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
 
 
 def uses(source: str) -> Iterator[tuple[str, str, str]]:
-    """Function, name and the function's text before it, for every use of what only POSIX has."""
+    """Yield function, name and the function's text before it, for every use of a POSIX-only name."""
     tree = ast.parse(source)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     for node, name in posix_only(tree):
@@ -82,14 +84,14 @@ def uses(source: str) -> Iterator[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_what_only_posix_has_is_guarded(path: Path) -> None:
+def test_posix_only_calls_are_guarded(path: Path) -> None:
     for function, name, before in uses(path.read_text(encoding="utf-8")):
         guard = GUARDED.get((path.relative_to(PACKAGE).as_posix(), function, name))
         assert guard is not None, f"{name} in {function or 'the module'}: Windows has none"
         assert guard in before
 
 
-def test_every_exception_is_still_one() -> None:
+def test_every_listed_exception_is_still_used() -> None:
     found = {
         (path.relative_to(PACKAGE).as_posix(), function, name)
         for path in FILES
@@ -109,13 +111,13 @@ def test_every_exception_is_still_one() -> None:
         ("Popen([], preexec_fn=f)", "preexec_fn"),
     ],
 )
-def test_the_search_finds_what_it_is_for(source: str, name: str) -> None:
+def test_the_search_finds_these_uses(source: str, name: str) -> None:
     assert [found for _, found, _ in uses(source)] == [name]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_text_files_name_their_encoding(path: Path) -> None:
-    """Windows would take the code page of the country."""
+    """Windows would otherwise use the local code page."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr != "replace":
             named = {keyword.arg for keyword in node.keywords}
@@ -128,7 +130,7 @@ def test_text_files_name_their_encoding(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [TASKS, RESULTS])
-def test_what_is_registered_pickles_by_name(name: str) -> None:
+def test_registered_functions_pickle_by_name(name: str) -> None:
     function, _, _, proxy = QueueManager._registry[name]  # type: ignore[attr-defined]  # typeshed leaves it out
     for registered in (function, proxy):
         assert "<" not in registered.__qualname__
@@ -139,7 +141,7 @@ def test_what_is_registered_pickles_by_name(name: str) -> None:
 
 
 def is_legal(path: PureWindowsPath) -> bool:
-    """Whether Windows can hold a relative path."""
+    """Return whether Windows can store a relative path."""
     reserved = getattr(ntpath, "isreserved", None)  # since 3.13, where PureWindowsPath.is_reserved is deprecated
     if reserved(str(path)) if reserved is not None else path.is_reserved():
         return False
@@ -154,11 +156,11 @@ def names_below(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["nul", "a/con.txt", "a:b", "what?.jpg", "dot.", "space ", "x" * 256, "a\nb"])
-def test_the_judge_of_names_knows_illegal_ones(name: str) -> None:
+def test_the_check_of_names_refuses_illegal_ones(name: str) -> None:
     assert not is_legal(PureWindowsPath(name))
 
 
-def test_a_crawl_s_files_have_names_that_windows_can_hold(tmp_path: Path) -> None:
+def test_a_crawl_s_files_have_names_that_are_legal_on_windows(tmp_path: Path) -> None:
     page = tmp_path / "web" / "a" / "index.html"
     page.parent.mkdir(parents=True)
     page.write_text("<img src='con.png'><img src='aux.png?a:b'>", encoding="utf-8")
@@ -176,6 +178,6 @@ def test_a_crawl_s_files_have_names_that_windows_can_hold(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("key", ["images/con.jpg", "images/NUL", "images/a:b.jpg", "images/a.", "images/a b ", "a\\b"])
-def test_a_store_takes_no_key_that_windows_can_t_hold(tmp_path: Path, key: str) -> None:
-    with pytest.raises(ValueError, match="no safe key"):
+def test_a_store_refuses_keys_that_are_illegal_on_windows(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValueError, match="unsafe key"):
         LocalStore(tmp_path).put(key, b"x")

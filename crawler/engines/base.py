@@ -1,30 +1,30 @@
-"""The engine's seam: where the workers of a crawl live. An engine starts them, waits for them, stops them."""
+"""Interface of engines: an engine starts the workers of a crawl in one kind of place, waits for them and stops them."""
 
 from typing import Protocol
 
 
 class Engine(Protocol):
-    """Workers of one kind of place. What they do is not the engine's business."""
+    """Starter and supervisor of the workers in one kind of place. It does not depend on what they do."""
 
     def start(self) -> None:
-        """Bring the workers to life; returns at once."""
+        """Start the workers and return at once."""
         ...
 
     def wait(self, seconds: float) -> bool:
-        """Wait up to ``seconds``; True once no worker of this engine is alive.
+        """Wait up to ``seconds``; return True once no worker of this engine is alive.
 
         Raises:
-            CrawlerError: what made a worker give up.
+            CrawlerError: the error that made a worker give up.
         """
         ...
 
     def stop(self, *, now: bool = False) -> None:
-        """Ask the workers to finish what is under way, or end them ``now``."""
+        """Ask the workers to finish the work in progress, or end them ``now``."""
         ...
 
 
-class Elsewhere:
-    """Workers that people start on other boxes: there is nothing to start, to wait for or to stop here."""
+class RemoteEngine:
+    """Engine of workers that users start on other machines: there is nothing to start, to wait for or to stop here."""
 
     def start(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Workers on this box: threads of the master, or downloader processes that join it over loopback like any other."""
+"""Engines of workers on this machine: threads of the master, or downloader processes that join it over loopback."""
 
 import logging
 import os
@@ -8,24 +8,26 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from crawler.errors import AccessError, ConfigError, CrawlerError, DiskError, NetworkError, TLSError
+from crawler.queue.join_file import JoinFile, to_line
 
 _log = logging.getLogger(__name__)
 
-#: A downloader that dies is started again, unless so many die within so many seconds.
-_DEATHS = 5
-_DEATH_SECONDS = 60.0
-#: What the exit code of a downloader means; another one than these and 0 is a death.
-_MEANINGS: dict[int, type[CrawlerError]] = {
+#: A downloader that crashes is restarted, unless this many crash within this many seconds.
+_MAX_CRASHES = 5
+_CRASH_SECONDS = 60.0
+#: Exit code of a downloader → its error. Any other code except 0 is a crash.
+_ERRORS: dict[int, type[CrawlerError]] = {
     kind.code: kind for kind in (ConfigError, DiskError, NetworkError, TLSError, AccessError)
 }
 
 
-class Runnable(Protocol):
-    """A worker, or what contains one."""
+class _Runnable(Protocol):
+    """A worker, or an object that contains one."""
 
     name: str
 
@@ -35,9 +37,9 @@ class Runnable(Protocol):
 
 
 class ThreadEngine:
-    """One worker in a thread of this process."""
+    """Engine of one worker in a thread of this process."""
 
-    def __init__(self, worker: Runnable) -> None:
+    def __init__(self, worker: _Runnable) -> None:
         self.worker = worker
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=worker.name, daemon=True)
@@ -65,23 +67,24 @@ class ThreadEngine:
 
 
 class ProcessEngine:
-    """Downloader processes: ``python -m crawler download`` with the crawl's own join file.
+    """Engine of downloader processes: ``python -m crawler download -``.
 
-    Each holds a pipe from us as its standard input and ends when that closes, so none survives its master, however
-    the master ends. They are shielded from the terminal's Ctrl-C: the master hears it and drains them.
+    The standard input of each process is a pipe from the master. The process reads the join file from it and ends when
+    it closes, so no process outlives the master, however the master ends. The processes do not receive the terminal's
+    Ctrl-C: the master receives it and drains them.
 
     Args:
-        join: the join file.
-        store: directory in which they all save.
-        count: processes.
-        options: further command-line options for each.
-        environment: further variables for each; what may be secret stands in no command line.
-        popen: what starts a process.
+        join: contents of the join file.
+        store: directory in which all processes save.
+        count: number of processes.
+        options: additional command-line options for each process.
+        environment: additional variables for each process; secrets are passed here, not on the command line.
+        popen: function that starts a process.
     """
 
     def __init__(
         self,
-        join: Path,
+        join: JoinFile,
         store: Path,
         *,
         count: int,
@@ -89,13 +92,14 @@ class ProcessEngine:
         environment: Mapping[str, str] | None = None,
         popen: Callable[..., "subprocess.Popen[str]"] = subprocess.Popen,
     ) -> None:
-        self._command = [sys.executable, "-m", "crawler", "download", str(join), "-o", str(store), *options]
+        self._command = [sys.executable, "-m", "crawler", "download", "-", "-o", str(store), *options]
+        self._join = to_line(join)
         self._environment = {**os.environ, **(environment or {})}
         self._count = count
         self._popen = popen
         self._processes: dict[int, subprocess.Popen[str]] = {}
-        self._last_words: dict[int, str] = {}
-        self._deaths: deque[float] = deque(maxlen=_DEATHS)
+        self._last_lines: dict[int, str] = {}
+        self._crashes: deque[float] = deque(maxlen=_MAX_CRASHES)
         self._stopping = False
 
     @property
@@ -112,7 +116,7 @@ class ProcessEngine:
         while self._processes:
             for slot, process in list(self._processes.items()):
                 if process.poll() is not None:
-                    self._bury(slot, process)
+                    self._handle_exit(slot, process)
             left = deadline - time.monotonic()
             if not self._processes or left <= 0:
                 break
@@ -142,36 +146,40 @@ class ProcessEngine:
             **_own_group(),
         )
         self._processes[slot] = process
-        threading.Thread(target=self._listen, args=(slot, process), daemon=True).start()
+        with suppress(OSError):  # the process has ended already; `_handle_exit` finds out why
+            assert process.stdin is not None  # noqa: S101  # it was opened as a pipe
+            process.stdin.write(self._join)
+            process.stdin.flush()
+        threading.Thread(target=self._forward_log, args=(slot, process), daemon=True).start()
 
-    def _listen(self, slot: int, process: "subprocess.Popen[str]") -> None:
-        """Pass on what a downloader says, and keep its last words."""
+    def _forward_log(self, slot: int, process: "subprocess.Popen[str]") -> None:
+        """Log the output of a downloader, and keep its last line."""
         assert process.stderr is not None  # noqa: S101  # it was opened as a pipe
         for line in process.stderr:
-            self._last_words[slot] = line.strip()
+            self._last_lines[slot] = line.strip()
             _log.info("action=worker slot=%d %s", slot, line.rstrip())
         process.stderr.close()
 
-    def _bury(self, slot: int, process: "subprocess.Popen[str]") -> None:
-        """A downloader has ended: well, for a reason that concerns the crawl, or by accident, then it is replaced."""
+    def _handle_exit(self, slot: int, process: "subprocess.Popen[str]") -> None:
+        """Accept a normal end, raise an error that concerns the whole crawl, or restart a downloader that crashed."""
         del self._processes[slot]
         if process.stdin is not None and not process.stdin.closed:
             process.stdin.close()
         code = process.returncode
         if code == 0 or self._stopping:
             return
-        words = self._last_words.get(slot, "").removeprefix("crawler: ")
-        if code in _MEANINGS:
-            raise _MEANINGS[code](words or f"downloader {slot} ended with exit code {code}")
-        self._deaths.append(time.monotonic())
-        if len(self._deaths) == _DEATHS and self._deaths[-1] - self._deaths[0] < _DEATH_SECONDS:
-            raise CrawlerError(f"downloaders die one after the other (exit code {code}): {words or 'no last words'}")
+        last_line = self._last_lines.get(slot, "").removeprefix("crawler: ")
+        if code in _ERRORS:
+            raise _ERRORS[code](last_line or f"downloader {slot} ended with exit code {code}")
+        self._crashes.append(time.monotonic())
+        if len(self._crashes) == _MAX_CRASHES and self._crashes[-1] - self._crashes[0] < _CRASH_SECONDS:
+            raise CrawlerError(f"downloaders crash one after the other (exit code {code}): {last_line or 'no output'}")
         _log.warning("action=restart slot=%d code=%d", slot, code)
         self._start(slot)
 
 
 def _own_group() -> dict[str, int | bool]:
-    """How a child is kept out of the terminal's Ctrl-C on this system."""
+    """Return the `subprocess.Popen` options that keep the terminal's Ctrl-C from a child process."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     return {"start_new_session": True}

@@ -1,12 +1,12 @@
-"""How much more may be handed out: of each kind over the whole crawl, and of each kind for one host."""
+"""Budgets: how many more requests of a kind may be leased, for the whole crawl and for one host."""
 
 from collections import Counter
+from collections.abc import Iterable
 
-from crawler.frontier.hosts import Host
-from crawler.frontier.leases import Leases
-from crawler.frontier.ledger import DONE, FAILED, Ledger
+from crawler.frontier.counters import Counters
+from crawler.frontier.host_queues import Host
+from crawler.frontier.ledger.rows import DONE, FAILED
 from crawler.frontier.politeness import Policy
-from crawler.frontier.tally import Tally
 from crawler.model import Kind
 from crawler.urls import host_key
 
@@ -15,46 +15,52 @@ _UNBOUNDED = 2**31
 
 
 class Budget:
-    """What the policy allows, less what was settled and what is on loan.
+    """The limits of the policy, less the settled and the leased requests.
 
-    What a budget stops stays waiting: the same crawl goes on with a greater one. It may be exceeded by pictures of a
-    worker that was taken for lost meanwhile: what is saved counts.
+    Requests beyond a budget keep waiting: the same crawl continues with a larger one. The budget may be exceeded by
+    pictures of a worker whose leases have expired meanwhile: every saved picture counts.
+
+    Args:
+        leased: leased requests by kind, and by (host key, kind); the caller changes both.
+        settled: origins with numbers of their settled requests of a kind; read only if hosts have budgets.
     """
 
-    def __init__(self, policy: Policy, ledger: Ledger, tally: Tally, leases: Leases) -> None:
-        self._policy, self._tally, self._leases = policy, tally, leases
-        #: Kind → what one host may have of it.
+    def __init__(
+        self,
+        policy: Policy,
+        counters: Counters,
+        leased: tuple[Counter[Kind], Counter[tuple[str, Kind]]],
+        settled: Iterable[tuple[str, Kind, int]],
+    ) -> None:
+        self._policy, self._counters = policy, counters
+        self._leased, self._leased_at = leased
+        #: Kind → most requests of one host.
         bounds: dict[Kind, int | None] = {"page": policy.max_host_pages, "image": policy.max_host_images}
-        self._most = {kind: most for kind, most in bounds.items() if most is not None}
+        self._host_limits = {kind: limit for kind, limit in bounds.items() if limit is not None}
         #: (host, kind) → settled requests.
         self._settled: Counter[tuple[str, Kind]] = Counter()
-        for name, kind, number in ledger.settled_by_origin() if self._most else ():
-            self._settled[host_key(name), kind] += number
+        self.settle(settled)
 
     def room(self, kind: Kind) -> int:
-        """Requests of a kind that may still be handed out; at most 0: none."""
+        """Return how many requests of a kind may still be leased; 0 or less means none."""
         images, pages = self._policy.max_images, self._policy.max_pages
-        room = _UNBOUNDED
+        left = _UNBOUNDED
         if images is not None:
-            left = images - self._tally.saved()
-            room = left - self._leases.leased("image") if kind == "image" or left <= 0 else room
+            unsaved = images - self._counters.saved()
+            left = unsaved - self._leased["image"] if kind == "image" or unsaved <= 0 else left
         if pages is not None and kind == "page":
-            visited = self._tally.states["page", DONE] + self._tally.states["page", FAILED]
-            room = min(room, pages - visited - self._leases.leased("page"))
-        return room
+            visited = self._counters.states["page", DONE] + self._counters.states["page", FAILED]
+            left = min(left, pages - visited - self._leased["page"])
+        return left
 
     def host_room(self, host: Host, kind: Kind) -> int:
-        """The same for one host."""
-        most = self._most.get(kind)
-        if most is None:
+        """Return how many requests of a kind may still be leased for one host."""
+        limit = self._host_limits.get(kind)
+        if limit is None:
             return _UNBOUNDED
-        return most - self._settled[host.key, kind] - self._leases.leased_at(host, kind) - host.taken[kind]
+        return limit - self._settled[host.key, kind] - self._leased_at[host.key, kind] - host.taken[kind]
 
-    @property
-    def is_by_host(self) -> bool:
-        """Whether hosts have budgets of their own: then `settle` is to be called."""
-        return bool(self._most)
-
-    def settle(self, host: Host, kind: Kind) -> None:
-        """A request of the host has its final state."""
-        self._settled[host.key, kind] += 1
+    def settle(self, settled: Iterable[tuple[str, Kind, int]]) -> None:
+        """Count requests that have reached their final state: origin, kind and number."""
+        for name, kind, number in settled if self._host_limits else ():
+            self._settled[host_key(name), kind] += number

@@ -1,6 +1,8 @@
-"""What the name of a file says of it, before a byte of it is here."""
+"""File extensions in URLs, and which of them belong to images."""
 
-#: File extensions of pictures; a link that ends in one leads to an image.
+import re
+
+#: File extensions of images. A link that ends in one leads to an image.
 IMAGE_EXTENSIONS = frozenset(
     {
         *("apng", "avif", "bmp", "gif", "heic", "heif", "ico", "jfif", "jp2", "jpe", "jpeg", "jpg", "jxl"),
@@ -8,10 +10,14 @@ IMAGE_EXTENSIONS = frozenset(
     }
 )
 
+#: The part of a URL before the host.
+_BEFORE_HOST = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
+
 
 def extension(url: str) -> str:
-    """Lower-case extension of the file that a URL's path names, without the dot; empty where there is none."""
+    """Return the lower-case extension in a URL's path, without the dot, or "" if it has none."""
     path = url.split("#", 1)[0].split("?", 1)[0].rstrip()
     name = path[path.rfind("/") + 1 :]
-    # Without a path the last word is a host, and ``example.jp2`` is no picture.
-    return name[name.rfind(".") + 1 :].lower() if "." in name and not path.endswith(f"//{name}") else ""
+    if "." not in name or _BEFORE_HOST.fullmatch(path, 0, len(path) - len(name)):
+        return ""  # without a path, the last part is the host: ``example.jp2`` is not an image
+    return name[name.rfind(".") + 1 :].lower()

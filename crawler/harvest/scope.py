@@ -1,4 +1,4 @@
-"""Which pages belong to the crawl, and which of the pictures found are wanted. Pure: names decide, not the network."""
+"""Scope of a crawl, and choice among the candidates of an image. Pure: decides by URL, without the network."""
 
 import re
 from collections.abc import Iterable
@@ -12,15 +12,15 @@ from crawler.urls import host_key, page_key
 if TYPE_CHECKING:
     from tldextract import TLDExtract
 
-#: ``page``: the seed alone; ``path``: what lies in its directory; ``host``: its host; ``domain``: all hosts of
-#: its registered domain; ``any``: the whole web.
+#: ``page``: only the seed; ``path``: the pages in its directory; ``host``: its host; ``domain``: all hosts of its
+#: registered domain; ``any``: the whole web.
 Scope = Literal["page", "path", "host", "domain", "any"]
-#: ``largest``: the best candidate of each picture; ``first``: the first one; ``all``: every candidate.
-Policy = Literal["largest", "first", "all"]
+#: ``largest``: the best candidate of each image; ``first``: the first one; ``all``: every candidate.
+CandidateChoice = Literal["largest", "first", "all"]
 
-#: `Image.rank` of what a thumbnail links to.
+#: `Image.rank` of an image that a thumbnail links to.
 FULL_SIZE = 3
-#: Names of files that only keep a place until the picture is there.
+#: Names of placeholder files, shown until the image is loaded.
 _PLACEHOLDERS = frozenset(
     {
         *("1x1", "blank", "empty", "gray", "grey", "lazy", "lazyload", "loader", "loading", "pixel"),
@@ -30,9 +30,9 @@ _PLACEHOLDERS = frozenset(
 
 
 def in_scope(scope: Scope, seed: str, url: str) -> bool:
-    """Whether the page ``url`` belongs to the crawl that began at ``seed``; both are canonical URLs.
+    """Return whether the page ``url`` belongs to the crawl that began at ``seed``; both are canonical URLs.
 
-    ``http`` and ``https``, and a host with and without ``www.``, count as the same host.
+    A host is the same with ``http`` and ``https``, and with and without ``www.``.
     """
     if scope == "any" or url == seed:
         return True
@@ -42,30 +42,30 @@ def in_scope(scope: Scope, seed: str, url: str) -> bool:
         return _domain(seed) == _domain(url)
     if _host(seed) != _host(url):
         return False
-    return scope == "host" or urlsplit(url).path.startswith(_directory(seed))
+    return scope == "host" or urlsplit(url).path.startswith(urlsplit(seed).path.rpartition("/")[0] + "/")
 
 
 def counts_as(url: str, canonical: str) -> str:
-    """The `page_key` of the page that ``url`` says it is a copy of (``rel=canonical``), or else its own.
+    """Return the `page_key` of the page that ``url`` declares as its original (``rel=canonical``), or else its own.
 
-    Both are canonical URLs; an empty ``canonical`` says nothing. A page may only speak of its own host. Templates name
-    the home page, or the first page of a list, on pages of their own right, too: so the root of a host has no copies
-    below it, and what looks like an id (a path segment or parameter with a digit) must be in the other URL as well.
+    Both are canonical URLs; ``canonical`` may be empty. An original on another host is ignored. Some templates declare
+    the home page, or the first page of a list, on pages that are not copies of it. Therefore the root of a host has no
+    copies, and each id of ``url`` (a path segment or parameter with a digit) must also be in ``canonical``.
     """
     own, other = page_key(url), page_key(canonical)
     if not canonical or host_key(own) != host_key(other):
         return own
-    mine, its = urlsplit(own), urlsplit(other)
-    is_root_below = its.path == "/" and not its.query and mine.path != "/"
-    return own if is_root_below or not _ids(mine) <= _ids(its) else other
+    own_parts, other_parts = urlsplit(own), urlsplit(other)
+    is_root = other_parts.path == "/" and not other_parts.query and own_parts.path != "/"
+    return own if is_root or not _ids(own_parts) <= _ids(other_parts) else other
 
 
-def choose(images: Iterable[Image], policy: Policy = "largest") -> tuple[Image, ...]:
-    """The wanted candidates of each picture, pictures in document order.
+def choose(images: Iterable[Image], choice: CandidateChoice = "largest") -> tuple[Image, ...]:
+    """Return the wanted candidates of each image, in document order of the images.
 
-    ``largest`` takes what a thumbnail links to, else goes by width, then by density, then prefers what is lazily loaded
-    to what stands there meanwhile, then the first. A placeholder is left out where its picture has any other candidate;
-    alone, it is what the page shows.
+    ``largest`` takes the image that a thumbnail links to, or else compares the width, then the density, then prefers a
+    lazily loaded image to the one shown before it, then the first. A placeholder is left out if its image has any other
+    candidate. A placeholder alone is the image that the page shows.
     """
     pictures: dict[int, list[Image]] = {}
     for image in images:
@@ -73,10 +73,10 @@ def choose(images: Iterable[Image], policy: Policy = "largest") -> tuple[Image, 
     chosen: list[Image] = []
     for candidates in pictures.values():
         wanted = [image for image in candidates if not _is_placeholder(image.url)] or candidates
-        if policy == "largest":
+        if choice == "largest":
             chosen.append(max(wanted, key=_size))
         else:
-            chosen.extend(wanted if policy == "all" else wanted[:1])
+            chosen.extend(wanted if choice == "all" else wanted[:1])
     return tuple(chosen)
 
 
@@ -86,7 +86,7 @@ def _ids(parts: SplitResult) -> set[str]:
 
 
 def _size(image: Image) -> tuple[bool, int, float, int]:
-    """What `max` goes by; of equals it takes the first. A candidate without descriptor has density 1 (WHATWG)."""
+    """Return a key for `max`, which takes the first of equals. Without a descriptor, the density is 1 (WHATWG)."""
     density = 1.0 if image.density is None else image.density
     return image.rank >= FULL_SIZE, image.width or 0, density, image.rank
 
@@ -101,14 +101,9 @@ def _host(url: str) -> str:
     return host_key(url).removeprefix("www.")
 
 
-def _directory(url: str) -> str:
-    """Path up to its last slash."""
-    return urlsplit(url).path.rpartition("/")[0] + "/"
-
-
 @lru_cache(maxsize=4_096)
 def _domain(url: str) -> str:
-    """Registered domain; the host itself where there is none: an address, ``localhost``, a public suffix."""
+    """Return the registered domain, or the host if it has none: an IP address, ``localhost``, a public suffix."""
     parts = _suffixes().extract_str(url)
     if parts.domain and parts.suffix:
         return f"{parts.domain}.{parts.suffix}"
@@ -119,7 +114,7 @@ def _domain(url: str) -> str:
 
 @cache
 def _suffixes() -> "TLDExtract":
-    """The bundled Public Suffix List, with its private part: two users of one hoster are two domains."""
-    from tldextract import TLDExtract  # slow to load, and most crawls never ask
+    """Return the bundled Public Suffix List with its private part: two customers of one hoster are two domains."""
+    from tldextract import TLDExtract  # slow to import, and most crawls do not need it
 
     return TLDExtract(cache_dir=None, suffix_list_urls=(), include_psl_private_domains=True)

@@ -1,7 +1,7 @@
-"""What a page costs, against BeautifulSoup on lxml alone: ``python -m tests.benchmarks.bench_extract``.
+"""Cost of extracting a page, compared with BeautifulSoup on lxml alone: ``python -m tests.benchmarks.bench_extract``.
 
-Two pages are made here: a gallery of some 18 KB, and a long one of some 300 KB. Each round measures every reader once,
-one after the other, so that a busy machine is busy for all; the quickest round of each counts. Time is processor time.
+There are two pages: a gallery of about 18 KB, and a long one of about 300 KB. Each round measures every parser once, in
+turn, so that other load on the machine affects all of them. The fastest round of each counts. Time is processor time.
 """
 
 import gc
@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 from bs4 import BeautifulSoup
 
-from crawler.harvest.parse import extract
+from crawler.harvest.html.extract import extract
 
 URL = "https://www.site.example/gallery/2024/"
 ROUNDS = 15
@@ -35,13 +35,13 @@ _RICH = """<figure class="wide"><picture><source srcset="/w/{n}-400.webp 400w, /
 
 
 def page(items: int) -> bytes:
-    """A gallery; every fourth picture comes in several sizes."""
+    """Return a gallery in which every fourth picture comes in several sizes."""
     rows = (_ITEM.format(n=n) + (_RICH.format(n=n) if n % 4 == 0 else "") for n in range(items))
     return f"{_HEAD}{''.join(rows)}</body></html>".encode()
 
 
 def measure(readers: dict[str, Callable[[bytes], object]], html: bytes, repeats: int) -> dict[str, float]:
-    """Seconds that each reader takes for one page."""
+    """Return the seconds that each parser takes for one page."""
     best = dict.fromkeys(readers, float("inf"))
     for _ in range(ROUNDS):
         for name, reader in readers.items():

@@ -1,7 +1,7 @@
 """URLs per second through the frontier on a file: ``python -m tests.benchmarks.bench_frontier [--profile]``.
 
-One thread, no wire, no gap: what is measured is the ledger and the schedule. CPU time is that of the whole process, so
-it holds the making of the outcomes too.
+One thread, no network, no gap: the benchmark measures the ledger and the schedule. CPU time is that of the whole
+process, so it includes the creation of the outcomes.
 """
 
 import cProfile
@@ -21,12 +21,12 @@ URLS = 200_000
 HOSTS = 1_000
 BATCHES = (100, 1_000)
 
-#: No gap, so that the disk and the processor are all that limits; a turn of one host may fill a whole batch.
+#: No gap, so that only the disk and the processor limit the rate; a turn of one host may fill a whole batch.
 POLICY = Policy(robots=False, delay=0.0, per_host=1)
 
 
 def requests() -> list[Request]:
-    """Image requests as a harvester finds them: a page's worth of one host after that of another."""
+    """Return image requests in the order of a harvester: those of one page, then those of the next host."""
     return [
         Request(
             url=f"http://www{n // 50 % HOSTS}.example/pictures/2024/some-gallery/picture-{n:08d}.jpg?width=1200",
@@ -41,7 +41,7 @@ def requests() -> list[Request]:
 
 
 def outcome(lease: Lease) -> Outcome:
-    """A saved picture, other bytes for each URL."""
+    """Return the outcome of a saved picture, with different bytes for each URL."""
     request = lease.request
     digest = blake2b(request.url.encode(), digest_size=32).hexdigest()
     path = f"images/{digest[:2]}/{digest}.jpg"
@@ -56,7 +56,7 @@ def put(frontier: SqliteFrontier, found: Sequence[Request], batch: int) -> None:
 
 
 def work_off(frontier: SqliteFrontier, batch: int) -> int:
-    """Lease and complete until nothing is left; returns the number of URLs."""
+    """Lease and complete until nothing is left; return the number of URLs."""
     total = 0
     while turns := frontier.lease("bench", ["image"], batch, 120.0, 0.0).turns:
         leases = [lease for turn in turns for lease in turn.leases]
@@ -87,7 +87,7 @@ def measure(path: Path, batch: int, found: Sequence[Request]) -> None:
 
 
 def peak_memory() -> str:
-    """The most memory this process has had, where the system tells."""
+    """Return the peak memory of this process, where the system reports it."""
     try:
         import resource
     except ImportError:

@@ -1,6 +1,6 @@
 """Rows per second of input lists, and the memory they take: ``python -m tests.benchmarks.bench_lists``.
 
-One reader, no frontier: what is measured is reading, finding the columns, and the one spelling of each URL.
+One reader, no frontier: the benchmark measures reading, finding the columns, and the canonical form of each URL.
 """
 
 import csv
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from crawler.harvest.lists import ListReader
+from crawler.harvest.url_lists.list_handler import ListHandler
 from crawler.model import Request
 from tests.benchmarks.bench_frontier import peak_memory
 
@@ -56,7 +56,7 @@ def write_bad_lines(path: Path) -> None:
 
 
 def measure(path: Path) -> None:
-    reader, rows, longest, since = ListReader(), 0, 0.0, time.perf_counter()
+    reader, rows, longest, since = ListHandler(), 0, 0.0, time.perf_counter()
     request: Request | None = Request(url=path.as_uri(), kind="list", entries="image")
     while request is not None:
         start = time.perf_counter()
@@ -68,7 +68,7 @@ def measure(path: Path) -> None:
 
 
 def main() -> None:
-    """Measure each format; memory only grows, so the first to need more shows."""
+    """Measure each format. Memory only grows, so the first format that needs more shows it."""
     formats = [
         ("list.txt", write_text),
         ("list.txt.gz", write_packed_text),

@@ -1,9 +1,9 @@
 """URLs per second through the whole managed queue: ``python -m tests.benchmarks.bench_queue [--pending N] [--tls]``.
 
-The master is this process: a frontier on a file, with a million requests waiting on 10,000 hosts, no gap, behind its
+This process is the master: a frontier on a file, with a million requests waiting on 10,000 hosts, no gap, behind its
 server. Workers are processes. Each outcome brings one new request, so every URL counted was put, leased and completed
-through the manager, and as many wait at the end as at the beginning. With ``--tls`` each round is run without TLS and
-then with it, so that a busy machine is busy for both.
+through the manager, and the number of waiting requests stays the same. With ``--tls`` each round runs without TLS and
+then with it, so that other load on the machine affects both.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
-from crawler.engines.client import RemoteFrontier
-from crawler.engines.join import JoinFile, new_key, read_join, write_join
-from crawler.engines.manager import QueueManager
-from crawler.engines.tls import Certificate, ensure_certificate
-from crawler.engines.wire import format_address
 from crawler.frontier.sqlite import SqliteFrontier
 from crawler.model import Lease, Outcome, Request
+from crawler.queue.client import RemoteFrontier
+from crawler.queue.join_file import JoinFile, new_key, read_join, write_join
+from crawler.queue.manager import QueueManager
+from crawler.queue.tls import Certificate, ensure_certificate
+from crawler.queue.wire import format_address
 from tests.benchmarks.bench_frontier import POLICY, outcome, peak_memory
 
 #: Requests of one put while the crawl is filled, and how often a waiting worker is woken.
@@ -36,7 +36,7 @@ PUT_BATCH, WAKES = 1_000, 100
 
 
 class Load(Struct, frozen=True, kw_only=True):
-    """What is measured."""
+    """The load that a measurement applies."""
 
     pending: int
     hosts: int
@@ -48,7 +48,7 @@ class Load(Struct, frozen=True, kw_only=True):
 
 
 def request(n: int, hosts: int, maker: str = "m") -> Request:
-    """An image as a harvester finds it: a page's worth of one host after that of another."""
+    """Return an image request as a harvester finds it: those of one page, then those of the next host."""
     host = f"http://www{n // 50 % hosts}.example"
     return Request(
         url=f"{host}/pictures/2024/some-gallery/{maker}-{n:08d}.jpg?width=1200",
@@ -65,9 +65,9 @@ def settled(lease: Lease, new: Request) -> Outcome:
 
 
 def work(path: Path, name: str, load: Load, gate: "multiprocessing.synchronize.Barrier", done: Connection) -> None:
-    """One worker: lease, complete with a new request for each, until the time is up; says how many it settled."""
+    """Run one worker until the time is up: lease and complete, with a new request for each; report their number."""
     frontier = RemoteFrontier(read_join(path))
-    number = settled_here = random.randrange(10**9)  # noqa: S311  # so that no round finds what another has put
+    number = settled_here = random.randrange(10**9)  # noqa: S311  # so that no round finds the requests of another
     gate.wait(60)
     end = time.perf_counter() + load.seconds
     while time.perf_counter() < end:
@@ -82,7 +82,7 @@ def work(path: Path, name: str, load: Load, gate: "multiprocessing.synchronize.B
 
 
 def wait_for_work(path: Path, name: str, woken: Connection) -> None:
-    """One worker that has nothing to do: says when each request reached it, until the master ends it."""
+    """Run one worker that has nothing to do: report when each request reached it, until the master ends it."""
     frontier = RemoteFrontier(read_join(path))
     woken.send(0.0)
     while True:
@@ -95,7 +95,7 @@ def wait_for_work(path: Path, name: str, woken: Connection) -> None:
 
 @contextmanager
 def served(frontier: SqliteFrontier, folder: Path, tls: Certificate | None = None) -> Iterator[Path]:
-    """The path of the join file of a server that ends with the block."""
+    """Yield the path of the join file of a server that ends with the block."""
     join = JoinFile(crawl="bench", addresses=(), key=new_key(), cert=tls.pem if tls else "")
     server = QueueManager(authkey=join.authkey, frontier=frontier).get_server(tls=tls)
     address = format_address(server.start())
@@ -107,7 +107,7 @@ def served(frontier: SqliteFrontier, folder: Path, tls: Certificate | None = Non
 
 
 def fill(frontier: SqliteFrontier, load: Load) -> float:
-    """Requests per second, put by the master itself."""
+    """Return the requests per second that the master puts itself."""
     elapsed = 0.0
     for start in range(0, load.pending, PUT_BATCH):
         found = [request(n, load.hosts) for n in range(start, min(start + PUT_BATCH, load.pending))]
@@ -120,16 +120,16 @@ def fill(frontier: SqliteFrontier, load: Load) -> float:
 def measure(
     context: SpawnContext, frontier: SqliteFrontier, folder: Path, load: Load, tls: Certificate | None
 ) -> tuple[float, float]:
-    """URLs per second, and microseconds of the master's CPU for each."""
+    """Return the URLs per second, and the microseconds of the master's CPU for each."""
     gate = context.Barrier(load.workers + 1)
     pipes = [context.Pipe(duplex=False) for _ in range(load.workers)]
     with served(frontier, folder, tls) as path:
         processes = [
-            context.Process(target=work, args=(path, f"box{n}", load, gate, done)) for n, (_, done) in enumerate(pipes)
+            context.Process(target=work, args=(path, f"node{n}", load, gate, done)) for n, (_, done) in enumerate(pipes)
         ]
         for process, (_, done) in zip(processes, pipes, strict=True):
             process.start()
-            done.close()  # so that a worker that fails is no endless wait
+            done.close()  # so that a failed worker does not cause an endless wait
         gate.wait(60)
         begin, cpu = time.perf_counter(), time.process_time()
         total = sum(results.recv() for results, _ in pipes)
@@ -140,14 +140,14 @@ def measure(
 
 
 def wake(context: SpawnContext, folder: Path, load: Load) -> float:
-    """Median milliseconds from a `put` of one request to its arrival at one of the workers that wait."""
+    """Return the median milliseconds from a `put` of one request to its arrival at one of the waiting workers."""
     frontier = SqliteFrontier(folder / "wake.sqlite", POLICY)
     frontier.put([request(0, 1)])
-    frontier.lease("holder", ["image"], 1, 3_600.0, 0.0)  # what is on loan may bring more: the others wait
+    frontier.lease("holder", ["image"], 1, 3_600.0, 0.0)  # a leased page may bring more work, so the others wait
     results, woken = context.Pipe(duplex=False)
     delays: list[float] = []
     with served(frontier, folder) as path:
-        names = [f"box{n}" for n in range(load.workers)]
+        names = [f"node{n}" for n in range(load.workers)]
         processes = [context.Process(target=wait_for_work, args=(path, name, woken)) for name in names]
         for process in processes:
             process.start()
@@ -155,7 +155,7 @@ def wake(context: SpawnContext, folder: Path, load: Load) -> float:
         for n in range(WAKES):
             time.sleep(0.02)  # all of them wait again
             begin = time.time()
-            frontier.put([request(50 * (n + 1), WAKES + 1, "wake")])  # not at the holder's host
+            frontier.put([request(50 * (n + 1), WAKES + 1, "wake")])  # not at the host of the leased request
             delays.append(results.recv() - begin)
         for process in processes:
             process.terminate()
@@ -179,7 +179,7 @@ def arguments() -> Load:
 
 
 def main() -> None:
-    """Fill, close, open again, work, wait."""
+    """Fill, close, reopen, work and wait."""
     load, context = arguments(), multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

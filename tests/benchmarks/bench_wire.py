@@ -1,7 +1,7 @@
 """Items per second over the managed queue, leased and completed: ``python -m tests.benchmarks.bench_wire [--tls]``.
 
-Workers are processes, as in life; the frontier is the tests' fake, so that only the wire is measured. With ``--tls``
-each measurement is made in turn without TLS and with it, several times, and their medians compared.
+Workers are processes, as in production. The frontier is the fake of the tests, so that only the wire is measured. With
+``--tls`` each measurement is made in turn without TLS and with it, several times, and the medians are compared.
 """
 
 import multiprocessing
@@ -12,13 +12,13 @@ import time
 from multiprocessing.context import SpawnContext
 from pathlib import Path
 
-from crawler.engines.client import RemoteFrontier
-from crawler.engines.join import JoinFile, new_key, read_join, write_join
-from crawler.engines.manager import QueueManager
-from crawler.engines.tls import Certificate, ensure_certificate
-from crawler.engines.wire import format_address
 from crawler.model import Outcome, describe
-from tests.engines.fake_frontier import FakeFrontier
+from crawler.queue.client import RemoteFrontier
+from crawler.queue.join_file import JoinFile, new_key, read_join, write_join
+from crawler.queue.manager import QueueManager
+from crawler.queue.tls import Certificate, ensure_certificate
+from crawler.queue.wire import format_address
+from tests.queue.fake_frontier import FakeFrontier
 
 #: Calls for as many items as each worker handles, per batch size.
 ITEMS = {1: 10_000, 100: 200_000, 1_000: 400_000}
@@ -27,7 +27,7 @@ ROUNDS = 5
 
 
 def work(path: Path, batch: int, items: int, gate: "multiprocessing.synchronize.Barrier") -> None:
-    """One worker: lease, complete with a record for each, until it has had its items."""
+    """Run one worker: lease and complete, with a record for each, until it has had its items."""
     frontier = RemoteFrontier(read_join(path))
     frontier.stats()
     gate.wait()
@@ -46,7 +46,7 @@ def work(path: Path, batch: int, items: int, gate: "multiprocessing.synchronize.
 def measure(
     context: SpawnContext, folder: Path, workers: int, batch: int, *, tls: Certificate | None = None
 ) -> tuple[float, float]:
-    """Items per second, and CPU seconds of the master per item."""
+    """Return items per second, and CPU seconds of the master per item."""
     items = ITEMS[batch]
     urls = [f"http://static.a.test/pictures/2024/06/some-gallery/picture-{n:08d}.jpg?width=1200" for n in range(items)]
     join = JoinFile(crawl="bench", addresses=(), key=new_key())
@@ -70,7 +70,7 @@ def measure(
 
 
 def compare(context: SpawnContext, folder: Path, workers: int, batch: int) -> str:
-    """Medians without and with TLS, measured in turn, so that a busy machine is busy for both."""
+    """Return the medians without and with TLS, measured in turn, so that other load on the machine affects both."""
     certificate = ensure_certificate(folder)
     plain, secure = [], []
     for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""Small pictures, made on the spot, whose every byte counts: noise compresses badly."""
+"""Small generated pictures in which every byte counts: noise compresses badly."""
 
 import struct
 import zlib
@@ -13,29 +13,29 @@ from PIL import Image
 
 @cache
 def noise(width: int = 61, height: int = 47, mode: str = "RGB", seed: bytes = b"") -> Image.Image:
-    """The same noise every time."""
+    """Return the same noise every time."""
     return Image.frombytes("L", (width, height), shake_128(seed).digest(width * height)).convert(mode)
 
 
 def picture(kind: str, width: int = 61, height: int = 47, mode: str = "RGB", **options: Any) -> bytes:
-    """A picture as Pillow writes it."""
+    """Return a picture as Pillow writes it."""
     buffer = BytesIO()
     noise(width, height, mode).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def animation(kind: str, **options: Any) -> bytes:
-    """Three different frames."""
+    """Return an animation of three different frames."""
     frames = [noise(seed=b"second"), noise(seed=b"third")]
     return picture(kind, save_all=True, append_images=frames, **options)
 
 
 def pages() -> bytes:
-    """A TIFF of three pages without the zeros that pad its last one."""
+    """Return a TIFF of three pages without the zeros that pad its last one."""
     return animation("TIFF").rstrip(b"\0")
 
 
-#: Name → maker, for every type and way of packing it that people meet.
+#: Name → maker, for every common type and compression.
 MAKERS: dict[str, Callable[[], bytes]] = {
     "jpeg": partial(picture, "JPEG"),
     "jpeg-progressive": partial(picture, "JPEG", progressive=True),
@@ -63,7 +63,7 @@ MAKERS: dict[str, Callable[[], bytes]] = {
 
 
 def large(kind: str, side: int, mode: str = "RGB", **options: Any) -> bytes:
-    """A square picture of few bytes and many pixels, whose content is not all the same."""
+    """Return a square picture of few bytes and many pixels, whose content varies."""
     buffer = BytesIO()
     noise(side // 100, side // 100, mode).resize((side, side), Image.Resampling.NEAREST).save(buffer, kind, **options)
     return buffer.getvalue()
@@ -91,5 +91,5 @@ def webp_of(*chunks: bytes) -> bytes:
 
 
 def webp_canvas(flags: int, width: int = 61, height: int = 47) -> bytes:
-    """The chunk VP8X."""
+    """Return the chunk VP8X."""
     return riff_chunk(b"VP8X", struct.pack("<IHBHB", flags, width - 1, 0, height - 1, 0))

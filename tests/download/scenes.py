@@ -1,4 +1,4 @@
-"""Pictures as people make them, drawn from numbers: no two of a kind are the same, though many have one layout."""
+"""Generated pictures like those of people: no two of a kind are the same, though many have one layout."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Color = tuple[int, int, int]
 
 
 def scene(number: int) -> Image.Image:
-    """The same picture for the same number; kinds take turns."""
+    """Return the same picture for the same number; kinds take turns."""
     return _KINDS[number % len(_KINDS)](Random(number))  # noqa: S311  # pictures, not secrets
 
 
@@ -23,12 +23,12 @@ def resized(picture: Image.Image, part: float = 0.5) -> Image.Image:
 
 
 def recompressed(picture: Image.Image, quality: int = 50) -> Image.Image:
-    """What a JPEG of that quality leaves of it."""
+    """Return the picture after JPEG compression of that quality."""
     return Image.open(BytesIO(file_of(picture, "JPEG", quality=quality)))
 
 
 def cropped(picture: Image.Image, part: float = 0.02) -> Image.Image:
-    """Without so much of its width and of its height, all of it on one side: the worst case."""
+    """Remove that share of its width and height, all of it on one side: the worst case."""
     return picture.crop((round(picture.width * part), round(picture.height * part), *picture.size))
 
 
@@ -43,20 +43,20 @@ def _color(dice: Random) -> Color:
 
 
 def _clouds(dice: Random, cells: int) -> Image.Image:
-    """Grey noise of so many cells across, smooth between them."""
+    """Return grey noise with that number of cells across, smooth between them."""
     tall = max(2, cells * SIZE[1] // SIZE[0])
     return Image.frombytes("L", (cells, tall), dice.randbytes(cells * tall)).resize(SIZE, Image.Resampling.BICUBIC)
 
 
 def _photo(dice: Random) -> Image.Image:
-    """Large forms, small ones on them, and grain, as in a photograph."""
+    """Draw large forms, small ones on them, and grain, as in a photograph."""
     grey = Image.blend(_clouds(dice, dice.randrange(4, 7)), _clouds(dice, 20), 0.3)
     grey = Image.blend(grey, _clouds(dice, 160), 0.15)
     return ImageOps.colorize(grey, _color(dice), _color(dice), _color(dice))
 
 
 def _landscape(dice: Random) -> Image.Image:
-    """Sky above, hills below: one layout for all of them."""
+    """Draw sky above and hills below: one layout for all of them."""
     picture = ImageOps.colorize(_clouds(dice, 8), (90, 120, 200), (230, 235, 255))
     pencil = ImageDraw.Draw(picture)
     for depth in range(3):
@@ -81,7 +81,7 @@ def _shapes(dice: Random) -> Image.Image:
 
 
 def _goods(dice: Random) -> Image.Image:
-    """One thing before white, in the middle: what shops show."""
+    """Draw one object on white, in the middle, as in a web shop."""
     picture = Image.new("RGB", SIZE, "white")
     pencil, color = ImageDraw.Draw(picture), _color(dice)
     corners = dice.randrange(5, 14)
@@ -97,7 +97,7 @@ def _goods(dice: Random) -> Image.Image:
 
 
 def _page(dice: Random) -> Image.Image:
-    """A page of text: headline, lines, a figure somewhere."""
+    """Draw a page of text: headline, lines, a figure somewhere."""
     picture = Image.new("RGB", SIZE, "white")
     pencil = ImageDraw.Draw(picture)
     pencil.text((14, 8), "".join(dice.choices("ABCDEFGHIKLMNO ", k=14)), fill="black", font_size=26)
@@ -122,7 +122,7 @@ def _chart(dice: Random) -> Image.Image:
 
 
 def _texture(dice: Random) -> Image.Image:
-    """Waves of some length and direction, bent by others: woven, or wooden."""
+    """Draw waves of some length and direction, bent by others: woven, or wooden."""
     wide, tall = SIZE[0] // 4, SIZE[1] // 4
     length, turn, bend = dice.uniform(9, 40), dice.uniform(0, math.pi), dice.uniform(2, 9)
     across, down, phase = math.cos(turn) / length, math.sin(turn) / length, dice.uniform(0, 7)
@@ -136,7 +136,7 @@ def _texture(dice: Random) -> Image.Image:
 
 
 def _gradient(dice: Random) -> Image.Image:
-    """A soft ground with a few lights on it."""
+    """Draw a soft background with a few lights on it."""
     ground = Image.frombytes("L", (2, 2), dice.randbytes(4)).resize(SIZE, Image.Resampling.BICUBIC)
     pencil = ImageDraw.Draw(ground)
     for _ in range(6):

@@ -2,15 +2,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from urllib3 import HTTPHeaderDict
 
-from crawler.download.decoders import Decoders
-from crawler.download.dedup import digest
+from crawler.download.decoder_pool import DecoderPool
 from crawler.download.downloader import Downloader
+from crawler.download.naming import digest
 from crawler.errors import DiskError, RequestFailed
-from crawler.fetcher import Canned, CannedFetcher
 from crawler.model import ImageRecord, Outcome, Request
-from crawler.storage import LocalStore
+from crawler.net.fetcher import Canned, CannedFetcher
+from crawler.store.local import LocalStore
 from tests.download.pictures import MAKERS, picture
 
 URL = "https://a.example/cat.jpg"
@@ -64,7 +65,7 @@ def test_the_same_bytes_are_stored_once(store: LocalStore) -> None:
     assert records[1].status == "success"
 
 
-def test_a_redirect_moves_the_request(store: LocalStore) -> None:
+def test_a_redirect_gives_the_request_a_new_target(store: LocalStore) -> None:
     outcome = answer_with(store, Canned(status=302, headers={"location": "//b.example/x.jpg"}))
     assert outcome.status == "moved"
     assert outcome.successor is not None
@@ -78,9 +79,10 @@ def test_final_url_is_that_of_the_last_hop(store: LocalStore) -> None:
     assert (record.url, record.final_url) == (URL, target)
 
 
-def test_too_many_redirects_fail(store: LocalStore) -> None:
+def test_too_many_redirects_fail(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crawler.download.downloader.MAX_REDIRECTS", 0)
     canned = Canned(status=302, headers={"location": "/next"})
-    assert reason_for(store, canned, redirects=0) == "redirect-limit"
+    assert reason_for(store, canned) == "redirect-limit"
 
 
 @pytest.mark.parametrize(("status", "verdict"), [(404, "done"), (410, "done"), (500, "retry"), (503, "retry")])
@@ -90,7 +92,7 @@ def test_bad_status_fails_with_its_code(store: LocalStore, status: int, verdict:
     assert record_of(outcome).http_status == status
 
 
-def test_failed_fetch_is_an_outcome(store: LocalStore) -> None:
+def test_a_failed_fetch_is_an_outcome(store: LocalStore) -> None:
     outcome = answer_with(store, RequestFailed("timeout", retryable=True))
     assert (outcome.status, outcome.reason) == ("retry", "timeout")
 
@@ -119,17 +121,17 @@ def test_a_large_canvas_is_refused(store: LocalStore) -> None:
     assert reason_for(store, Canned(body=JPEG), max_pixels=100) == "pixels-limit"
 
 
-def test_small_pictures_are_left_out(store: LocalStore) -> None:
+def test_small_pictures_are_filtered(store: LocalStore) -> None:
     assert reason_for(store, Canned(body=JPEG), min_size=48) == "too-small"
     assert answer_with(store, Canned(body=JPEG), min_size=47).reason == ""
 
 
-def test_other_types_are_left_out(store: LocalStore) -> None:
+def test_other_types_are_filtered(store: LocalStore) -> None:
     assert reason_for(store, Canned(body=JPEG), types=frozenset({"png"})) == "filtered"
 
 
 @pytest.mark.parametrize("name", ["jpeg", "jpg"])
-def test_a_type_may_be_named_by_its_extension(store: LocalStore, name: str) -> None:
+def test_a_type_may_be_given_as_its_extension(store: LocalStore, name: str) -> None:
     assert answer_with(store, Canned(body=JPEG), types=frozenset({name})).reason == ""
 
 
@@ -149,24 +151,24 @@ def test_an_opt_out_is_honoured_and_logged(
     assert caplog.messages[0] == f"action=opt-out url={URL} directive={directive}"
 
 
-def test_an_opt_out_may_name_us(store: LocalStore) -> None:
+def test_an_opt_out_may_name_our_crawler(store: LocalStore) -> None:
     canned = Canned(headers={"x-robots-tag": "ourbot: noai"}, body=JPEG)
     assert reason_for(store, canned, agent="OurBot/1.0 (+https://a.example/)") == "opted-out"
     assert answer_with(store, canned, agent="TheirBot").reason == ""
 
 
-def test_headers_are_read_one_by_one(store: LocalStore) -> None:
+def test_headers_are_read_separately(store: LocalStore) -> None:
     headers = HTTPHeaderDict([("X-Robots-Tag", "otherbot: nofollow"), ("X-Robots-Tag", "noindex")])
     assert reason_for(store, Canned(headers=headers, body=JPEG)) == "opted-out"  # type: ignore[arg-type]
     assert answer_with(store, Canned(headers={"X-Robots-Tag": "otherbot: nofollow, noindex"}, body=JPEG)).reason == ""
 
 
 @pytest.mark.parametrize("value", ["0", "", "x"])
-def test_other_reservations_reserve_nothing(store: LocalStore, value: str) -> None:
+def test_unknown_reservations_are_ignored(store: LocalStore, value: str) -> None:
     assert answer_with(store, Canned(headers={"tdm-reservation": value}, body=JPEG)).reason == ""
 
 
-def test_a_disk_fault_is_charged_to_no_url(store: LocalStore) -> None:
+def test_a_disk_error_is_charged_to_no_url(store: LocalStore) -> None:
     (store.root / "images").write_bytes(b"a file where the directory belongs")
     with pytest.raises(DiskError, match="images"):
         answer_with(store, Canned(body=JPEG))
@@ -177,7 +179,7 @@ def test_a_disk_fault_is_charged_to_no_url(store: LocalStore) -> None:
 BIG = picture("PNG", 700, 500)
 
 
-def test_what_nobody_wants_is_given_up_at_its_beginning(store: LocalStore) -> None:
+def test_an_unwanted_picture_is_abandoned_at_its_header(store: LocalStore) -> None:
     length = {"content-length": str(len(BIG))}
     outcome = answer_with(store, Canned(headers=length, body=BIG), min_size=501)
     assert outcome.reason == "too-small"
@@ -195,36 +197,36 @@ def test_what_nobody_wants_is_given_up_at_its_beginning(store: LocalStore) -> No
         ({"max_bytes": len(BIG) - 1}, "too-large"),
     ],
 )
-def test_each_filter_spares_the_rest(store: LocalStore, options: dict[str, object], reason: str) -> None:
+def test_each_filter_saves_the_rest_of_the_transfer(store: LocalStore, options: dict[str, object], reason: str) -> None:
     outcome = answer_with(store, Canned(headers={"content-length": str(len(BIG))}, body=BIG), **options)
     assert (outcome.reason, outcome.spared > 0) == (reason, True)
 
 
-def test_a_page_instead_of_a_picture_is_given_up_too(store: LocalStore) -> None:
+def test_a_page_instead_of_a_picture_is_abandoned_too(store: LocalStore) -> None:
     page = b"<!DOCTYPE html>".ljust(500_000)
     outcome = answer_with(store, Canned(headers={"content-length": "500000"}, body=page))
     assert (outcome.reason, outcome.spared > 400_000) == ("not-an-image", True)
 
 
-def test_nothing_is_spared_of_what_was_wanted(store: LocalStore) -> None:
+def test_a_wanted_picture_counts_no_spared_bytes(store: LocalStore) -> None:
     length = {"content-length": str(len(BIG) + 9)}
     assert answer_with(store, Canned(headers=length, body=BIG)).spared == 0
     assert answer_with(store, Canned(status=404, headers=length, body=BIG)).spared == 0
 
 
 @pytest.mark.parametrize("length", ["", "-5", "1e9", "٣", "9" * 30])
-def test_a_length_that_is_none_spares_nothing(store: LocalStore, length: str) -> None:
+def test_an_invalid_content_length_counts_no_spared_bytes(store: LocalStore, length: str) -> None:
     canned = Canned(headers={"content-length": length}, body=BIG)
     assert answer_with(store, canned, types=frozenset({"gif"})).spared == 0
 
 
-def test_a_boast_is_cut_to_what_counts_may_be(store: LocalStore) -> None:
+def test_an_exaggerated_content_length_is_capped(store: LocalStore) -> None:
     canned = Canned(headers={"content-length": "9" * 19}, body=BIG)
     assert answer_with(store, canned).spared == 2**40
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if "animated" in name])
-def test_animations_can_be_left_out_or_be_all_that_is_kept(store: LocalStore, name: str) -> None:
+def test_animations_can_be_excluded_or_be_all_that_is_kept(store: LocalStore, name: str) -> None:
     body = MAKERS[name]()
     assert answer_with(store, Canned(body=body), animated="skip").reason == "filtered"
     assert answer_with(store, Canned(body=body), animated="only").reason == ""
@@ -232,25 +234,48 @@ def test_animations_can_be_left_out_or_be_all_that_is_kept(store: LocalStore, na
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_headers_can_be_all_that_is_looked_at(store: LocalStore, name: str) -> None:
+def test_structure_checks_can_replace_decoding(store: LocalStore, name: str) -> None:
     body = MAKERS[name]()
     decoded, read = (record_of(answer_with(store, Canned(body=body), verify=how)) for how in ("decode", "header"))
     assert (read.format, read.width, read.height) == (decoded.format, decoded.width, decoded.height)
     assert answer_with(store, Canned(body=body[: len(body) * 2 // 3]), verify="header").reason == "truncated"
 
 
-def test_what_is_not_decoded_may_be_damaged_inside(store: LocalStore) -> None:
+def test_an_undecoded_picture_may_be_damaged_inside(store: LocalStore) -> None:
     damaged = JPEG[:-600] + b"\x11" * 598 + JPEG[-2:]
     assert answer_with(store, Canned(body=damaged), verify="header").reason == ""
 
 
-def test_what_crashes_its_decoder_is_a_failure_like_any_other(store: LocalStore) -> None:
-    code = "import os; from crawler.download import child; child.serve(lambda found, limit: os.abort())"
+def test_a_picture_that_crashes_its_decoder_is_an_ordinary_failure(store: LocalStore) -> None:
+    code = (
+        "import os; from crawler.download import decoder_child as child; child.serve(lambda found, limit: os.abort())"
+    )
     downloader = Downloader(
         CannedFetcher({URL: Canned(body=picture("WEBP"))}),
         store,
-        decoders=Decoders(1, command=(sys.executable, "-c", code)),
+        decoders=DecoderPool(1, command=(sys.executable, "-c", code)),
     )
     outcome = downloader.handle(REQUEST)
     downloader.close()
     assert (outcome.status, outcome.reason) == ("done", "corrupt")
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "GIF", "WEBP"])
+def test_a_suspect_that_crashes_its_decoder_is_poison(store: LocalStore, name: str) -> None:
+    crashing = (
+        "import os; from crawler.download import decoder_child as child; child.serve(lambda *_, **__: os.abort())"
+    )
+    decoders = DecoderPool(1, command=(sys.executable, "-c", crashing))
+    request = structs.replace(REQUEST, is_suspect=True)
+    downloader = Downloader(CannedFetcher({URL: Canned(body=picture(name))}), store, decoders=decoders)
+    outcome = downloader.handle(request)
+    downloader.close()
+    assert (outcome.status, outcome.reason, record_of(outcome).reason) == ("done", "poison", "poison")
+    assert not (store.root / "images").exists()
+
+
+def test_a_suspect_that_decodes_is_saved(store: LocalStore) -> None:
+    downloader = Downloader(CannedFetcher({URL: Canned(body=JPEG)}), store)
+    plain, suspected = (downloader.handle(structs.replace(REQUEST, is_suspect=is_so)) for is_so in (False, True))
+    downloader.close()
+    assert (record_of(plain).status, record_of(suspected).path) == ("success", record_of(plain).path)

@@ -1,4 +1,4 @@
-"""Transfers that end with the header: real connections, and what a server gets rid of on them."""
+"""Transfers that end with the header: real connections, and the bytes that the server sends on them."""
 
 import threading
 import time
@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 
 import crawler
-from crawler.config import CrawlConfig
+from crawler.app.config import CrawlConfig
 from crawler.download.downloader import Downloader
-from crawler.guard import Guard
 from crawler.model import Outcome, Request
-from crawler.storage import LocalStore
-from crawler.transport import RequestsFetcher
+from crawler.net.address_guard import Guard
+from crawler.net.requests_fetcher import RequestsFetcher
+from crawler.store.local import LocalStore
 from tests.download.pictures import large, picture
-from tests.peer import Peer, serving
+from tests.support.peer import Peer, serving
 
 PIECE, PAUSE = 16_384, 0.005  # bytes, seconds
 PICTURE = picture("PNG", 1_400, 1_250)
 
 
 class Slow:
-    """A server that sends a large picture bit by bit, and counts."""
+    """A server that sends a large picture bit by bit, and counts the bytes."""
 
     def __init__(self, body: bytes) -> None:
         self.body, self.sent = body, 0
@@ -34,7 +34,7 @@ class Slow:
             for start in range(0, len(self.body), PIECE):
                 peer.send(self.body[start : start + PIECE])
                 self.sent += PIECE
-                time.sleep(PAUSE)  # the slowness itself; no state is waited for
+                time.sleep(PAUSE)  # the slowness itself; the test waits for no state
         finally:
             self.is_over.set()
 
@@ -61,7 +61,7 @@ def download(fetcher: RequestsFetcher, path: Path, url: str, **options: object) 
         ({"max_bytes": 1_000_000}, "too-large"),
     ],
 )
-def test_a_transfer_ends_where_the_header_says_no(
+def test_a_transfer_ends_when_the_header_is_filtered(
     fetcher: RequestsFetcher, tmp_path: Path, options: dict[str, object], reason: str
 ) -> None:
     body = PICTURE.ljust(5_000_000, b"\0")
@@ -75,14 +75,14 @@ def test_a_transfer_ends_where_the_header_says_no(
     assert outcome.spared == len(body) - outcome.received
 
 
-def test_all_of_it_comes_where_it_is_wanted(fetcher: RequestsFetcher, tmp_path: Path) -> None:
+def test_a_wanted_picture_is_transferred_in_full(fetcher: RequestsFetcher, tmp_path: Path) -> None:
     slow = Slow(PICTURE)
     with serving(slow) as server:
         outcome = download(fetcher, tmp_path, server.url + "big.png", types=frozenset({"png"}), min_size=1_000)
     assert (outcome.reason, outcome.received, outcome.spared) == ("", len(PICTURE), 0)
 
 
-def test_a_crawl_tells_what_it_has_spared(tmp_path: Path) -> None:
+def test_a_crawl_reports_the_bytes_it_has_spared(tmp_path: Path) -> None:
     body = large("PNG", 3_000).ljust(5_000_000, b"\0")
     slow = Slow(body)
 

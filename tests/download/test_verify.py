@@ -23,14 +23,14 @@ def reason_for(data: bytes, max_pixels: int = 50_000_000) -> str:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_whole_picture_is_accepted_with_its_type(name: str) -> None:
+def test_a_whole_picture_is_accepted_with_its_type(name: str) -> None:
     info = inspect_image(MAKERS[name]())
     assert info.format == name.split("-")[0]
     assert info.extension == info.format.replace("jpeg", "jpg")
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if not name.startswith(("bmp", "ico"))])
-def test_size_is_that_of_the_picture(name: str) -> None:
+def test_the_size_is_that_of_the_picture(name: str) -> None:
     info = inspect_image(MAKERS[name]())
     assert (info.width, info.height) == (61, 47)
 
@@ -41,7 +41,7 @@ def test_frames_of_an_animation_are_counted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_cut_anywhere_is_seen(name: str) -> None:
+def test_truncation_anywhere_is_detected(name: str) -> None:
     data = MAKERS[name]()
     cuts = {*range(64), *range(64, len(data), len(data) // 60), *range(len(data) - 64, len(data))}
     reasons = [reason_for(data[:cut]) for cut in sorted(cuts)]
@@ -50,7 +50,7 @@ def test_a_cut_anywhere_is_seen(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if name != "bmp"])
-def test_bytes_behind_the_end_do_no_harm(name: str) -> None:
+def test_bytes_behind_the_end_are_ignored(name: str) -> None:
     data = MAKERS[name]()
     assert inspect_image(data + b"<!-- served by a proxy -->" * 9) == inspect_image(data)
 
@@ -62,7 +62,7 @@ def test_bytes_behind_the_end_do_no_harm(name: str) -> None:
         *(b'{"error": 403}', b"BMW is a car maker", b"%PDF-1.7\n", b"\x1f\x8b\x08\0", bytes(5000), b"GIF80a"),
     ],
 )
-def test_what_is_no_image_is_called_so(data: bytes) -> None:
+def test_other_content_is_not_an_image(data: bytes) -> None:
     assert reason_for(data) == "not-an-image"
 
 
@@ -74,7 +74,7 @@ def test_what_is_no_image_is_called_so(data: bytes) -> None:
         b"qoif0000",
     ],
 )
-def test_pictures_that_are_not_for_us_are_unsupported(data: bytes) -> None:
+def test_unsupported_kinds_of_pictures_are_reported_as_such(data: bytes) -> None:
     assert reason_for(data) == "unsupported-format"
 
 
@@ -92,7 +92,7 @@ def test_a_canvas_above_the_limit_is_refused(name: str) -> None:
     assert reason_for(data, max_pixels=pixels - 1) == "pixels-limit"
 
 
-def test_a_bomb_is_refused_by_its_header_alone() -> None:
+def test_a_decompression_bomb_is_refused_by_its_header_alone() -> None:
     assert reason_for(png_of(png_header(60_000, 60_000))) == "pixels-limit"
 
 
@@ -100,18 +100,18 @@ def test_the_limit_never_exceeds_that_of_the_decoder() -> None:
     assert reason_for(png_of(png_header(10_000, 10_000)), max_pixels=10**12) == "pixels-limit"
 
 
-def test_an_unfinished_stream_in_a_well_formed_file_is_seen() -> None:
+def test_an_unfinished_stream_in_a_well_formed_file_is_detected() -> None:
     rows = zlib.compress(picture("BMP")[: (1 + 3 * 8) * 8])
     assert reason_for(png_of(png_header(8, 8), png_chunk(b"IDAT", rows[: len(rows) // 2]))) == "corrupt"
 
 
-def test_changed_pixels_of_a_png_are_seen() -> None:
+def test_changed_pixels_of_a_png_are_detected() -> None:
     data = bytearray(picture("PNG"))
     data[len(data) // 2] ^= 1
     assert reason_for(bytes(data)) == "corrupt"
 
 
-def test_claimed_frames_cost_nothing_where_there_are_none() -> None:
+def test_claimed_frames_that_do_not_exist_cost_nothing() -> None:
     control = png_chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0))
     rows = zlib.compress(bytes((1 + 3 * 8) * 8))
     assert inspect_image(png_of(png_header(8, 8), control, png_chunk(b"IDAT", rows))).frames == 1
@@ -121,7 +121,7 @@ def test_claimed_frames_cost_nothing_where_there_are_none() -> None:
 def test_a_track_of_billions_of_frames_costs_nothing(frames: int) -> None:
     data = bytearray(MAKERS["avif-animated"]())
     sizes, runs, times = (data.index(name) + 4 for name in (b"stsz", b"stsc", b"stts"))
-    data[sizes + 4 : sizes + 12] = struct.pack(">II", 1, frames)  # as many samples, of one byte each …
+    data[sizes + 4 : sizes + 12] = struct.pack(">II", 1, frames)  # the same number of samples, of one byte each …
     data[runs + 12 : runs + 16] = data[times + 8 : times + 12] = struct.pack(">I", frames)  # … in one run
     assert reason_for(bytes(data)) in ("corrupt", "decompression-limit", "truncated")
 
@@ -140,7 +140,7 @@ def test_hostile_metadata_is_never_read() -> None:
     assert inspect_image(data).width == 8
 
 
-def test_warnings_of_the_decoder_reach_nobody() -> None:
+def test_warnings_of_the_decoder_are_suppressed() -> None:
     data = picture("TIFF").replace(b"\x00\x01\x04\x00\x01\x00", b"\x00\x01\x04\x00\x02\x00", 1)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -149,7 +149,7 @@ def test_warnings_of_the_decoder_reach_nobody() -> None:
     assert seen == []
 
 
-def test_a_lenient_decoder_is_not_relied_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verdicts_do_not_depend_on_a_lenient_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     for name in ("jpeg", "png", "gif", "webp", "avif"):
         data = MAKERS[name]()
@@ -157,9 +157,9 @@ def test_a_lenient_decoder_is_not_relied_on(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("name", MAKERS)
-@settings(deadline=None)  # decoders take what they take
+@settings(deadline=None)  # lenient decoders accept it
 @given(data=st.data())
-def test_any_damage_ends_in_a_verdict(name: str, data: st.DataObject) -> None:
+def test_any_damage_gives_a_verdict(name: str, data: st.DataObject) -> None:
     damaged = bytearray(MAKERS[name]())
     for _ in range(data.draw(st.integers(1, 8))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))

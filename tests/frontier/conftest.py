@@ -1,4 +1,4 @@
-"""Frontiers to test: every implementation behind one fixture (a new one is one more parameter), and files."""
+"""Frontiers under test: every implementation behind one fixture (a new one is one more parameter), and files."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,8 +10,8 @@ import pytest
 from crawler.frontier.base import Frontier
 from crawler.frontier.politeness import Policy
 from crawler.frontier.sqlite import SqliteFrontier
-from tests.engines.served import served
 from tests.frontier.fakes import OPEN, FakeClock, Make, Open
+from tests.queue.served import served
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_file(path: Path, clock: FakeClock) -> Iterator[Open]:
-    """Opens the file, or another; all are closed at the end."""
+    """Yield a function that opens the default file, or another one; all are closed at the end."""
     with ExitStack() as stack:
 
         def build(policy: Policy = OPEN, at: Path = path, wall: Callable[[], float] = clock) -> SqliteFrontier:
@@ -55,7 +55,7 @@ def open_file(path: Path, clock: FakeClock) -> Iterator[Open]:
 
 
 class ManagedFrontier:
-    """What a worker sees through the manager, with the master's own `put`."""
+    """The frontier as a worker sees it through the manager, with the master's own `put`."""
 
     def __init__(self, local: Frontier, remote: Frontier) -> None:
         self.put = local.put

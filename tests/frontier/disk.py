@@ -1,4 +1,4 @@
-"""What disks and masters do at the worst of times: fill up, and die in mid-work."""
+"""Failures of disks and masters: full disks, failing statements, and kills in the middle of work."""
 
 import shutil
 import sqlite3
@@ -11,18 +11,18 @@ import msgspec
 
 from crawler.frontier.base import Frontier
 from crawler.frontier.sqlite import SqliteFrontier
-from crawler.model import FrontierStats
+from crawler.stats import FrontierStats
 
 Act = Callable[[], None]
 
 
 def counts(frontier: Frontier) -> FrontierStats:
-    """The stats without what is known in memory only, the workers."""
+    """Return the stats without the workers, which are known in memory only."""
     return msgspec.structs.replace(frontier.stats(), workers=())
 
 
 def copy_of(path: Path) -> Path:
-    """The files of a frontier as a ``kill -9`` of its master would leave them now, in a place of their own."""
+    """Copy the files of a frontier, in the state in which a ``kill -9`` of its master would leave them now."""
     place = path.parent.with_name(path.parent.name + "-killed")
     shutil.copytree(path.parent, place)
     return place / path.name
@@ -52,25 +52,27 @@ class FailingDatabase:
 
 
 @contextmanager
-def failing_ledger(ledger: Any, statement: str = "COMMIT", message: str = "database or disk is full") -> Iterator[None]:
-    """Within the block, SQL statements that begin so fail."""
-    database = ledger._db
-    ledger._db = FailingDatabase(database, statement, message)
+def failing_database(
+    database: Any, statement: str = "COMMIT", message: str = "database or disk is full"
+) -> Iterator[None]:
+    """Make SQL statements that begin with ``statement`` fail within the block."""
+    connection = database.connection
+    database.connection = FailingDatabase(connection, statement, message)
     try:
         yield
     finally:
-        ledger._db = database
+        database.connection = connection
 
 
 def failing(
     frontier: SqliteFrontier, statement: str = "COMMIT", message: str = "database or disk is full"
 ) -> AbstractContextManager[None]:
-    """The same for the ledger of a frontier."""
-    return failing_ledger(frontier._ledger, statement, message)
+    """Do the same for the ledger of a frontier."""
+    return failing_database(frontier.ledger.database, statement, message)
 
 
 class HookedDatabase:
-    """A connection that calls somebody right before or after statements of one kind."""
+    """A connection that calls a function right before or after statements of one kind."""
 
     def __init__(self, database: sqlite3.Connection, statement: str, before: Act | None, after: Act | None) -> None:
         self._database, self._statement, self._before, self._after = database, statement, before, after
@@ -92,18 +94,17 @@ class HookedDatabase:
 def hooked(
     frontier: SqliteFrontier, statement: str, *, before: Act | None = None, after: Act | None = None
 ) -> Iterator[None]:
-    """Within the block, ``before`` and ``after`` are called around SQL statements that begin so."""
-    ledger: Any = frontier._ledger
-    database = ledger._db
-    ledger._db = HookedDatabase(database, statement, before, after)
+    """Call ``before`` and ``after`` around SQL statements that begin with ``statement``, within the block."""
+    database: Any = frontier.ledger.database
+    connection = database.connection
+    database.connection = HookedDatabase(connection, statement, before, after)
     try:
         yield
     finally:
-        ledger._db = database
+        database.connection = connection
 
 
 def unsynced(frontier: SqliteFrontier) -> SqliteFrontier:
-    """The frontier, which from now on does not wait for its disk; as far as no power is cut, that changes nothing."""
-    ledger: Any = frontier._ledger
-    ledger._db.execute("PRAGMA synchronous=OFF")
+    """Return the frontier, with syncing turned off; without a power cut that makes no difference."""
+    frontier.ledger.database.connection.execute("PRAGMA synchronous=OFF")
     return frontier

@@ -1,7 +1,9 @@
-"""A clock that stands still until it is told to go on, and shorthands for frontier tests."""
+"""A clock that stands still until the test moves it, and shorthands for frontier tests."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from msgspec import structs
 
 from crawler.frontier.base import Frontier
 from crawler.frontier.politeness import Policy
@@ -16,6 +18,8 @@ Open = Callable[..., SqliteFrontier]
 
 #: No gap, and four turns at a time.
 OPEN = Policy(robots=False, delay=0.0, per_host=4, patience=60.0)
+#: The same, but three losses in a row end a request as poison.
+POISON_SOON = structs.replace(OPEN, max_losses=3)
 
 
 class FakeClock:
@@ -32,7 +36,7 @@ class FakeClock:
 
 
 def states(verdicts: Sequence[Verdict]) -> tuple[VerdictState, ...]:
-    """What each outcome was to the frontier."""
+    """Return the frontier's verdict on each outcome."""
     return tuple(verdict.state for verdict in verdicts)
 
 
@@ -69,7 +73,7 @@ def saved(request: Request, sha256: str = "") -> ImageRecord:
 
 
 def done(grant: Grant, **fields: Any) -> list[Outcome]:
-    """A good outcome for every lease of a grant."""
+    """Return a good outcome for every lease of a grant."""
     return [
         Outcome(
             status="done",
@@ -88,19 +92,19 @@ def turn_ids(grant: Grant) -> Sequence[str]:
 
 
 def work_off(frontier: Frontier, *kinds: Kind, worker: str = "w1", limit: int = 100) -> list[str]:
-    """Lease once, settle all of it well, end the turns; returns the URLs."""
+    """Lease once, settle all leases well and end the turns; return the URLs."""
     grant = lease(frontier, *kinds, worker=worker, limit=limit)
     frontier.complete(worker, done(grant), turn_ids(grant))
     return urls(grant)
 
 
 def retry(grant: Grant, reason: str = "connect", **fields: Any) -> list[Outcome]:
-    """A failed attempt for every lease of a grant."""
+    """Return a failed attempt for every lease of a grant."""
     return [Outcome(status="retry", token=token, reason=reason, **fields) for token in tokens(grant)]
 
 
 def learn(frontier: Frontier, rules: RobotsRules | None = None) -> None:
-    """Have all robots.txt that are wanted fetched, each with these rules."""
+    """Complete every wanted robots.txt, with these rules for each."""
     lease(frontier, "page", "image", limit=1_000)
     while (grant := lease(frontier, "robots")).turns:
         outcomes = [Outcome(status="done", token=token, robots=rules or RobotsRules()) for token in tokens(grant)]

@@ -1,4 +1,4 @@
-"""Budgets of single hosts: what one host may have, what stays waiting, and that others are not kept by it."""
+"""Budgets per host: the limit, the requests that stay waiting, and that other hosts are not delayed."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -27,7 +27,7 @@ def made() -> Iterator[Make]:
         yield make
 
 
-def test_a_host_has_no_more_than_its_budget_and_the_crawl_ends(made: Make) -> None:
+def test_a_host_stays_within_its_budget_and_the_crawl_ends(made: Make) -> None:
     frontier = made(max_host_images=3)
     frontier.put([*images(10), *images(2, "b.example")])
     assert len(work_off(frontier)) == 5
@@ -36,7 +36,7 @@ def test_a_host_has_no_more_than_its_budget_and_the_crawl_ends(made: Make) -> No
     assert (stats.success, stats.waiting, stats.failed) == (5, 7, 0)
 
 
-def test_what_is_on_loan_counts_and_what_comes_back_does_not(made: Make) -> None:
+def test_leased_requests_count_and_returned_ones_do_not(made: Make) -> None:
     frontier = made(max_host_images=3)
     frontier.put(images(10))
     grant = lease(frontier)
@@ -48,7 +48,7 @@ def test_what_is_on_loan_counts_and_what_comes_back_does_not(made: Make) -> None
     assert len(work_off(frontier)) == 3
 
 
-def test_pages_and_images_have_budgets_of_their_own(made: Make) -> None:
+def test_pages_and_images_have_separate_budgets(made: Make) -> None:
     frontier = made(max_host_pages=1)
     frontier.put([page("http://a.example/1"), page("http://a.example/2"), *images(4)])
     found = work_off(frontier) + work_off(frontier)
@@ -56,7 +56,7 @@ def test_pages_and_images_have_budgets_of_their_own(made: Make) -> None:
     assert frontier.stats().pages_waiting == 1
 
 
-def test_a_budget_outlives_a_restart_and_a_greater_one_goes_on(made: Make, tmp_path: Path) -> None:
+def test_a_budget_survives_a_restart_and_a_larger_one_continues_the_crawl(made: Make, tmp_path: Path) -> None:
     path = tmp_path / "frontier.sqlite"
     first = made(path, max_host_images=2)
     first.put([*images(5), image("http://b.example/1.jpg")])

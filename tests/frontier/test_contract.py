@@ -1,7 +1,8 @@
-"""What every implementation promises of requests, leases and verdicts (see `crawler.frontier.base`)."""
+"""The contract of every implementation for requests, leases and verdicts (see `crawler.frontier.base`)."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -9,8 +10,9 @@ from msgspec import structs
 from crawler.errors import AccessError
 from crawler.frontier.base import PROTOCOL
 from crawler.frontier.politeness import Policy
-from crawler.model import Outcome, Request, RobotsRules
+from crawler.model import Outcome, OutcomeStatus, Request, RobotsRules, WorkerInfo
 from tests.frontier.fakes import (
+    POISON_SOON,
     FakeClock,
     Make,
     done,
@@ -28,14 +30,14 @@ from tests.frontier.fakes import (
 )
 
 
-def test_a_request_is_remembered_once(make: Make) -> None:
+def test_a_request_is_stored_once(make: Make) -> None:
     frontier = make()
     assert frontier.put([image(), image(), page()]) == 2
     assert frontier.put([image()]) == 0
     assert frontier.stats().discovered == 1
 
 
-def test_the_first_finder_is_remembered(make: Make) -> None:
+def test_the_first_finder_is_kept(make: Make) -> None:
     frontier = make()
     frontier.put([image(alt="a cat"), image(alt="no cat")])
     frontier.put([image(alt="a dog")])
@@ -46,12 +48,12 @@ def test_one_url_may_be_a_page_and_an_image(make: Make) -> None:
     assert make().put([image("http://a.example/x"), page("http://a.example/x")]) == 2
 
 
-def test_hello_tells_the_settings(make: Make) -> None:
+def test_hello_returns_the_settings(make: Make) -> None:
     assert make(user_agent="x").hello("w1", PROTOCOL) == {"user_agent": "x"}
 
 
 @pytest.mark.parametrize(("protocol", "side"), [(PROTOCOL + 1, "master"), (PROTOCOL - 1, "worker")])
-def test_hello_says_which_side_to_upgrade(make: Make, protocol: int, side: str) -> None:
+def test_hello_names_the_side_to_upgrade(make: Make, protocol: int, side: str) -> None:
     with pytest.raises(AccessError, match=f"upgrade the {side}"):
         make().hello("w1", protocol)
 
@@ -62,19 +64,19 @@ def test_fifo_is_the_order_of_discovery(make: Make) -> None:
     assert work_off(frontier, limit=3) == [f"http://a.example/{n}.jpg" for n in range(3)]
 
 
-def test_lifo_and_priority(make: Make) -> None:
+def test_priority_order_leases_the_highest_priority_first(make: Make) -> None:
     frontier = make(Policy(robots=False, delay=0.0, per_host=1, order="priority"))
     frontier.put([image(f"http://a.example/{n}", priority=n % 3) for n in range(6)])
     assert [url[-1] for url in work_off(frontier)] == ["2", "5", "1", "4", "0", "3"]
 
 
-def test_only_the_kinds_asked_for_are_leased(make: Make) -> None:
+def test_only_the_requested_kinds_are_leased(make: Make) -> None:
     frontier = make()
     frontier.put([page(), image()])
     assert urls(lease(frontier, "image")) == ["http://a.example/1.jpg"]
 
 
-def test_never_more_than_was_asked_for(make: Make) -> None:
+def test_never_more_requests_are_leased_than_asked_for(make: Make) -> None:
     frontier = make()
     frontier.put(images(30) + images(30, "b.example"))
     assert len(urls(lease(frontier, limit=7))) == 7
@@ -116,7 +118,7 @@ def test_a_forged_token_is_stale(make: Make, token: str) -> None:
     assert frontier.stats().leased == 1
 
 
-def test_nobody_completes_what_another_worker_was_given(make: Make) -> None:
+def test_a_worker_can_not_complete_the_lease_of_another(make: Make) -> None:
     frontier = make()
     frontier.put([image()])
     grant = lease(frontier)
@@ -137,7 +139,7 @@ def test_the_same_bytes_are_success_once_and_duplicate_afterwards(make: Make) ->
     assert (frontier.stats().success, frontier.stats().duplicate) == (1, 2)
 
 
-def test_discovered_requests_come_with_their_page(make: Make) -> None:
+def test_discovered_requests_are_stored_with_their_page(make: Make) -> None:
     frontier = make()
     frontier.put([page()])
     grant = lease(frontier, "page")
@@ -159,7 +161,7 @@ def test_a_failure_is_a_record_with_its_reason(make: Make) -> None:
     assert frontier.stats().reasons == {"http-404": 1}
 
 
-def test_a_success_without_a_file_is_none(make: Make) -> None:
+def test_a_success_without_a_file_is_an_internal_failure(make: Make) -> None:
     frontier = make()
     frontier.put([image()])
     grant = lease(frontier)
@@ -186,7 +188,7 @@ def test_a_renewed_lease_does_not_expire(make: Make, clock: FakeClock) -> None:
     assert not urls(lease(frontier, worker="w2"))
 
 
-def test_extend_names_what_is_lost(make: Make, clock: FakeClock) -> None:
+def test_extend_names_the_lost_leases(make: Make, clock: FakeClock) -> None:
     frontier = make()
     frontier.put([image()])
     grant = lease(frontier, seconds=10)
@@ -205,8 +207,55 @@ def test_a_late_success_counts(make: Make, clock: FakeClock) -> None:
     assert frontier.stats().success == 1 and lease(frontier).state == "drained"
 
 
-def test_three_lonely_deliveries_without_a_verdict_are_poison(make: Make, clock: FakeClock) -> None:
+def test_kills_alone_do_not_end_a_request(make: Make) -> None:
+    """Kill a worker that holds several turns again and again, before it has settled any of them."""
     frontier = make()
+    wanted = [image(f"http://{host}.example/1.jpg") for host in "abc"]
+    frontier.put(wanted)
+    for life in range(1, 51):
+        frontier.hello("w1", PROTOCOL, WorkerInfo(life=f"{life}", wall=float(life)))
+        grant = lease(frontier)
+        assert sorted(urls(grant)) == [each.url for each in wanted]
+        assert {each.deliveries for turn in grant.turns for each in turn.leases} == {life}
+    frontier.complete("w1", done(grant), turn_ids(grant))
+    assert (frontier.stats().success, frontier.stats().reasons) == (3, {})
+    assert {record.attempts for _, record in frontier.records(0, 10)} == {1}
+
+
+@pytest.mark.parametrize("status", ["released", "retry"])
+def test_a_lost_request_is_a_suspect_until_it_has_a_verdict(
+    make: Make, clock: FakeClock, status: OutcomeStatus
+) -> None:
+    """Check outcomes that are no verdict: they don't show the effect of the bytes on a decoder."""
+    frontier = make()
+    frontier.put([image()])
+    frontier.hello("w1", PROTOCOL, WorkerInfo(life="1", wall=1.0))
+    lease(frontier)
+    frontier.hello("w1", PROTOCOL, WorkerInfo(life="2", wall=2.0))
+    grant = lease(frontier)
+    frontier.complete("w1", [Outcome(status=status, token=tokens(grant)[0], reason="read")], turn_ids(grant))
+    clock.go(3600)
+    [turn] = lease(frontier).turns
+    assert [held.deliveries for held in turn.leases] == [2]
+
+
+def test_a_list_that_advances_is_no_suspect_any_longer(make: Make) -> None:
+    """Each chunk of it is a success, so kills between the chunks do not add up."""
+    frontier = make(POISON_SOON)
+    request = Request(url="file:///list.txt", kind="list")
+    frontier.put([request])
+    for life in range(1, 2 * POISON_SOON.max_losses):
+        frontier.hello("w1", PROTOCOL, WorkerInfo(life=f"{life}", wall=float(life)))
+        grant = lease(frontier)
+        assert [held.deliveries for turn in grant.turns for held in turn.leases] == [min(life, 2)]
+        successor = structs.replace(request, offset=10 * life)
+        outcome = Outcome(status="moved", token=tokens(grant)[0], successor=successor)
+        assert states(frontier.complete("w1", [outcome], turn_ids(grant))) == ("accepted",)
+        assert urls(lease(frontier)) == [request.url]
+
+
+def test_a_request_that_no_worker_survives_ends_as_poison(make: Make, clock: FakeClock) -> None:
+    frontier = make(POISON_SOON)
     frontier.put([image()])
     for _ in range(3):
         assert urls(lease(frontier, seconds=10))
@@ -215,7 +264,7 @@ def test_three_lonely_deliveries_without_a_verdict_are_poison(make: Make, clock:
     assert frontier.stats().reasons == {"poison": 1}
 
 
-def test_what_was_lost_in_company_comes_back_alone(make: Make, clock: FakeClock) -> None:
+def test_requests_that_were_lost_together_come_back_one_by_one(make: Make, clock: FakeClock) -> None:
     frontier = make(Policy(robots=False, delay=0.0, per_host=1))
     frontier.put(images(3))
     assert len(urls(lease(frontier, seconds=10))) == 3
@@ -223,12 +272,63 @@ def test_what_was_lost_in_company_comes_back_alone(make: Make, clock: FakeClock)
     assert [work_off(frontier) for _ in range(3)] == [[f"http://a.example/{n}.jpg"] for n in range(3)]
 
 
-def test_hello_frees_what_an_earlier_life_held(make: Make) -> None:
+def test_hello_frees_the_leases_of_an_earlier_life(make: Make) -> None:
     frontier = make()
     frontier.put([image()])
     lease(frontier)
     frontier.hello("w1", PROTOCOL)
     assert urls(lease(frontier, worker="w2"))
+
+
+@pytest.mark.parametrize(("set_back", "is_freed"), [(3_600.0, True), (1.0, False)])
+def test_a_new_life_with_a_clock_set_back_frees_the_leases_of_the_last_one(
+    make: Make, clock: FakeClock, set_back: float, is_freed: bool
+) -> None:
+    """Check also the delayed hello of an earlier life, which frees nothing."""
+    frontier = make()
+    frontier.put([image()])
+    frontier.hello("w1", PROTOCOL, WorkerInfo(life="a", wall=clock.now + 10_000.0))
+    assert urls(lease(frontier))
+    frontier.hello("w1", PROTOCOL, WorkerInfo(life="b", wall=clock.now + 10_000.0 - set_back))
+    assert bool(urls(lease(frontier, worker="w2"))) == is_freed
+
+
+TWICE = "w1 runs twice: two machines share a store.json; delete it on one of them"
+
+
+def life(number: int, **fields: Any) -> WorkerInfo:
+    return WorkerInfo(life=str(number), wall=1e9 + number, **fields)
+
+
+@pytest.mark.parametrize("status", ["done", "released"])
+def test_a_renewal_overtaken_by_a_completion_raises_no_alarm(
+    make: Make, caplog: pytest.LogCaptureFixture, status: OutcomeStatus
+) -> None:
+    """Allow for a worker that renews leases in one thread while another thread settles them."""
+    frontier = make()
+    frontier.put([image()])
+    frontier.hello("w1", PROTOCOL, life(1))
+    grant = lease(frontier)
+    frontier.complete("w1", [Outcome(status=status, token=token) for token in tokens(grant)], turn_ids(grant))
+    assert frontier.extend("w1", tokens(grant), 60.0).lost == tuple(tokens(grant))
+    again = lease(frontier)
+    assert len(urls(again)) == (status == "released")
+    assert frontier.extend("w1", [*tokens(grant), *tokens(again), "forged"], 60.0).lost == (*tokens(grant), "forged")
+    assert TWICE not in caplog.messages
+
+
+def test_a_renewal_by_an_earlier_life_raises_an_alarm(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    frontier = make()
+    frontier.put([image()])
+    frontier.hello("w1", PROTOCOL, life(1))
+    held = tokens(lease(frontier))
+    frontier.hello("w1", PROTOCOL, life(2))
+    frontier.hello("w1", PROTOCOL, life(2, stays=True))
+    own = tokens(lease(frontier))
+    assert frontier.extend("w1", [*own, "forged"], 60.0).lost == ("forged",)
+    assert TWICE not in caplog.messages
+    assert frontier.extend("w1", held, 60.0).lost == tuple(held)
+    assert caplog.messages.count(TWICE) == 1
 
 
 def test_released_requests_come_back_first_and_uncharged(make: Make) -> None:
@@ -253,7 +353,7 @@ def test_a_retry_waits_and_ends_after_five_attempts(make: Make, clock: FakeClock
     assert (record.reason, record.attempts) == ("connect", 5)
 
 
-def test_a_time_out_is_tried_once_more_only(make: Make, clock: FakeClock) -> None:
+def test_a_timeout_is_retried_only_once(make: Make, clock: FakeClock) -> None:
     frontier = make()
     frontier.put([image()])
     for _ in range(2):
@@ -263,7 +363,7 @@ def test_a_time_out_is_tried_once_more_only(make: Make, clock: FakeClock) -> Non
     assert frontier.stats().reasons == {"timeout": 1}
 
 
-def test_a_moved_request_goes_on_at_the_other_host(make: Make) -> None:
+def test_a_moved_request_continues_at_the_other_host(make: Make) -> None:
     frontier = make()
     frontier.put([image()])
     grant = lease(frontier)
@@ -276,10 +376,10 @@ def test_a_moved_request_goes_on_at_the_other_host(make: Make) -> None:
     assert (leased.request.url, leased.request.location) == ("http://a.example/1.jpg", "http://b.example/1.jpg")
 
 
-def test_rules_are_carried_along_while_another_file_is_asked_for(make: Make) -> None:
+def test_rules_are_carried_along_during_the_fetch_of_a_second_file(make: Make) -> None:
     frontier = make(Policy(delay=0.0))
     frontier.put(images(1))
-    lease(frontier, "image")  # wants the rules
+    lease(frontier, "image")  # makes the rules wanted
     grant = lease(frontier, "robots")
     [leased] = grant.turns[0].leases
     rules = RobotsRules(text="User-agent: *\nDisallow: /x\n")
@@ -289,7 +389,7 @@ def test_rules_are_carried_along_while_another_file_is_asked_for(make: Make) -> 
     assert (leased.request.rules, leased.request.location) == (rules, elsewhere.target)
 
 
-def test_a_list_goes_on_at_its_offset_and_keeps_the_crawl_open(make: Make) -> None:
+def test_a_list_continues_at_its_offset_and_keeps_the_crawl_open(make: Make) -> None:
     frontier = make()
     frontier.put([Request(url="file:///list.txt", kind="list", entries="image")])
     grant = lease(frontier, "list")
@@ -313,7 +413,7 @@ def test_records_are_paged_in_order(make: Make) -> None:
     assert [number for number, _ in first + rest] == [1, 2, 3, 4, 5]
 
 
-def test_the_states_of_images_add_up(make: Make, clock: FakeClock) -> None:
+def test_the_counts_of_image_states_add_up(make: Make, clock: FakeClock) -> None:
     frontier = make()
     frontier.put(images(9))
     grant = lease(frontier, limit=2)
@@ -330,7 +430,7 @@ def test_several_released_requests_keep_their_order(make: Make) -> None:
     assert work_off(frontier) == [f"http://a.example/{n}.jpg" for n in range(5)]
 
 
-def test_a_turn_may_be_ended_twice_and_by_its_worker_only(make: Make) -> None:
+def test_a_turn_may_be_ended_twice_but_only_by_its_worker(make: Make) -> None:
     frontier = make(Policy(robots=False, delay=0.0, per_host=1))
     frontier.put(images(3))
     grant = lease(frontier, limit=1)
@@ -342,7 +442,7 @@ def test_a_turn_may_be_ended_twice_and_by_its_worker_only(make: Make) -> None:
     assert len(lease(frontier).turns) == 1
 
 
-def test_a_turn_that_is_ended_again_makes_no_room(make: Make) -> None:
+def test_ending_a_turn_again_frees_no_slot(make: Make) -> None:
     frontier = make(Policy(robots=False, delay=0.0, per_host=2))
     frontier.put(images(9))
     first, _ = lease(frontier, limit=1), lease(frontier, limit=1)
@@ -351,7 +451,7 @@ def test_a_turn_that_is_ended_again_makes_no_room(make: Make) -> None:
     assert len(lease(frontier).turns) == 1
 
 
-def test_a_worker_s_finds_are_pages_and_images_under_sound_urls(make: Make) -> None:
+def test_found_requests_must_be_pages_or_images_with_valid_urls(make: Make) -> None:
     frontier = make()
     frontier.put([page()])
     grant = lease(frontier)
@@ -378,7 +478,7 @@ def test_reasons_are_a_closed_set(make: Make) -> None:
 
 
 @pytest.mark.parametrize(("target", "reason"), [("nowhere", "bad-url"), ("http://b.example/", "redirect-limit")])
-def test_redirects_end_whatever_a_worker_says(make: Make, target: str, reason: str) -> None:
+def test_redirects_are_limited_even_if_a_worker_claims_none(make: Make, target: str, reason: str) -> None:
     frontier = make()
     frontier.put([image()])
     while (grant := lease(frontier)).turns:
@@ -395,7 +495,7 @@ def test_bad_lines_of_several_lists_add_up(make: Make) -> None:
     assert (len(urls(grant)), frontier.stats().bad_lines) == (2, 6)
 
 
-def test_spared_bytes_add_up_whatever_workers_claim(make: Make) -> None:
+def test_spared_bytes_add_up_for_any_claims_of_workers(make: Make) -> None:
     frontier = make()
     frontier.put(images(3))
     grant = lease(frontier)
@@ -405,8 +505,8 @@ def test_spared_bytes_add_up_whatever_workers_claim(make: Make) -> None:
         assert frontier.stats().spared == total
 
 
-def test_what_the_frontier_decides_itself_is_no_attempt(make: Make, clock: FakeClock) -> None:
-    frontier = make()
+def test_a_verdict_of_the_frontier_itself_is_no_attempt(make: Make, clock: FakeClock) -> None:
+    frontier = make(POISON_SOON)
     frontier.put([image()])
     for _ in range(3):
         lease(frontier, seconds=1)
@@ -428,7 +528,7 @@ def test_a_worker_that_lost_its_turn_frees_nothing_and_renews_nothing(make: Make
     assert lease(frontier, worker="w3").state == "wait"
 
 
-def test_a_worker_is_told_of_the_end(make: Make) -> None:
+def test_the_stats_show_which_workers_know_of_the_end(make: Make) -> None:
     frontier = make()
     frontier.put([image()])
     grant = lease(frontier)
@@ -458,7 +558,7 @@ def test_waiting_workers_wake_up_when_work_arrives(make: Make) -> None:
     assert found == {"http://a.example/0.jpg", "http://a.example/1.jpg"}
 
 
-def test_a_waiting_worker_hears_of_the_end(make: Make) -> None:
+def test_a_waiting_worker_is_woken_by_the_end(make: Make) -> None:
     frontier = make()
     frontier.put([image()])
     held = lease(frontier)
@@ -471,7 +571,7 @@ def test_a_waiting_worker_hears_of_the_end(make: Make) -> None:
 @pytest.mark.parametrize(
     ("reason", "kept"), [("http-999", "http-999"), ("http-99", "internal"), ("free-text", "internal")]
 )
-def test_reasons_are_of_the_closed_set(make: Make, reason: str, kept: str) -> None:
+def test_reasons_outside_the_closed_set_are_replaced(make: Make, reason: str, kept: str) -> None:
     frontier = make()
     frontier.put([image()])
     grant = lease(frontier)
@@ -479,8 +579,8 @@ def test_reasons_are_of_the_closed_set(make: Make, reason: str, kept: str) -> No
     assert frontier.stats().reasons == {kept: 1}
 
 
-def test_what_was_lost_comes_after_what_nobody_has_tried(make: Make, clock: FakeClock) -> None:
-    """Otherwise a picture that its workers die of, or seem to, kills one after the other."""
+def test_lost_requests_come_after_untried_ones(make: Make, clock: FakeClock) -> None:
+    """Prevent a picture that crashes its workers, or seems to, from killing one after the other."""
     frontier = make()
     frontier.put(images(3))
     lost = urls(lease(frontier, worker="w1", limit=1, seconds=10))

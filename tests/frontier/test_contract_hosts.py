@@ -1,4 +1,4 @@
-"""What every implementation promises of hosts: rules, pace, order, and when a crawl is over."""
+"""The contract of every implementation for hosts: rules, pace, order, and the end of a crawl."""
 
 import pytest
 from msgspec import structs
@@ -26,7 +26,7 @@ from tests.frontier.fakes import (
 A = "http://a.example"
 
 
-def test_robots_come_before_anything_else_of_an_origin(make: Make) -> None:
+def test_robots_txt_is_leased_before_anything_else_of_an_origin(make: Make) -> None:
     frontier = make(Policy(delay=0.0))
     frontier.put([image(), page()])
     assert work_off(frontier) == []  # finds that the rules are unknown
@@ -35,7 +35,7 @@ def test_robots_come_before_anything_else_of_an_origin(make: Make) -> None:
     assert set(work_off(frontier) + work_off(frontier)) == {"http://a.example/", "http://a.example/1.jpg"}
 
 
-def test_rules_travel_with_the_turn_and_expire(make: Make, clock: FakeClock) -> None:
+def test_rules_are_sent_with_the_turn_and_expire(make: Make, clock: FakeClock) -> None:
     frontier = make(Policy(delay=0.0))
     frontier.put(images(2))
     lease(frontier)
@@ -49,7 +49,7 @@ def test_rules_travel_with_the_turn_and_expire(make: Make, clock: FakeClock) -> 
     assert urls(lease(frontier)) == [] and urls(lease(frontier)) == ["http://a.example/robots.txt"]
 
 
-def test_an_origin_without_reachable_rules_is_given_up_at_the_end(make: Make, clock: FakeClock) -> None:
+def test_requests_of_an_origin_without_reachable_rules_fail_at_the_end(make: Make, clock: FakeClock) -> None:
     frontier = make(Policy(delay=0.0))
     frontier.put([image()])
     lease(frontier)
@@ -62,7 +62,7 @@ def test_an_origin_without_reachable_rules_is_given_up_at_the_end(make: Make, cl
 
 
 @pytest.mark.parametrize(("asked", "wanted"), [(7.0, 7.0), (1e6, 300.0)])
-def test_crawl_delay_is_kept_within_reason(make: Make, clock: FakeClock, asked: float, wanted: float) -> None:
+def test_crawl_delay_is_kept_within_limits(make: Make, clock: FakeClock, asked: float, wanted: float) -> None:
     frontier = make(Policy(delay=0.0))
     frontier.put(images(2))
     learn(frontier, RobotsRules(crawl_delay=asked))
@@ -90,7 +90,7 @@ def test_a_host_with_a_gap_has_one_turn_at_a_time(make: Make) -> None:
     assert lease(frontier, worker="w2").state == "wait"
 
 
-def test_a_host_without_a_gap_has_so_many_turns_as_allowed(make: Make) -> None:
+def test_a_host_without_a_gap_has_at_most_the_allowed_number_of_turns(make: Make) -> None:
     frontier = make(Policy(robots=False, delay=0.0, per_host=2))
     frontier.put(images(20))
     assert len(lease(frontier, limit=100).turns) == 2
@@ -107,7 +107,7 @@ def test_an_expired_turn_frees_its_host_a_gap_after_expiry(make: Make, clock: Fa
     assert lease(frontier, worker="w2").state == "work"
 
 
-def test_retry_after_keeps_every_worker_away(make: Make, clock: FakeClock) -> None:
+def test_retry_after_blocks_the_host_for_every_worker(make: Make, clock: FakeClock) -> None:
     frontier = make()
     frontier.put(images(8))
     grant = lease(frontier, limit=1)
@@ -119,7 +119,7 @@ def test_retry_after_keeps_every_worker_away(make: Make, clock: FakeClock) -> No
     assert lease(frontier, worker="w2").state == "work"
 
 
-def test_whoever_renews_hears_which_hosts_want_to_be_left_alone(make: Make, clock: FakeClock) -> None:
+def test_a_renewal_returns_the_hosts_to_leave_alone(make: Make, clock: FakeClock) -> None:
     frontier = make()
     frontier.put(images(8) + images(4, "b.example"))
     mine, other = lease(frontier, worker="w1", limit=2), lease(frontier, worker="w2", limit=2)
@@ -134,7 +134,7 @@ def test_whoever_renews_hears_which_hosts_want_to_be_left_alone(make: Make, cloc
     assert frontier.extend("w2", tokens(other), 60).quiet == {}
 
 
-def test_what_is_parked_beyond_the_patience_fails_at_the_end(make: Make) -> None:
+def test_requests_parked_beyond_the_patience_fail_at_the_end(make: Make) -> None:
     frontier = make()
     frontier.put(images(3))
     grant = lease(frontier, limit=2)
@@ -145,7 +145,7 @@ def test_what_is_parked_beyond_the_patience_fails_at_the_end(make: Make) -> None
     assert (stats.reasons, stats.state, stats.hosts_waiting) == ({"rate-limited": 3}, "drained", 0)
 
 
-def test_drained_is_not_said_while_anything_is_leased(make: Make) -> None:
+def test_the_crawl_is_not_drained_while_a_request_is_leased(make: Make) -> None:
     frontier = make()
     frontier.put([image()])
     grant = lease(frontier)
@@ -162,14 +162,14 @@ def test_the_image_budget_counts_saved_pictures(make: Make) -> None:
     assert frontier.stats().waiting == 3
 
 
-def test_the_page_budget_leaves_images_alone(make: Make) -> None:
+def test_the_page_budget_does_not_limit_images(make: Make) -> None:
     frontier = make(Policy(robots=False, delay=0.0, per_host=4, max_pages=1))
     frontier.put([page(), page("http://a.example/2"), image()])
     assert len(work_off(frontier)) == 2
     assert lease(frontier).state == "drained"
 
 
-def test_stats_name_the_workers_and_the_host_that_limits(make: Make, clock: FakeClock) -> None:
+def test_stats_name_the_workers_and_the_limiting_host(make: Make, clock: FakeClock) -> None:
     frontier = make(Policy(robots=False, delay=3.0))
     frontier.put(images(9))
     lease(frontier)
@@ -179,7 +179,7 @@ def test_stats_name_the_workers_and_the_host_that_limits(make: Make, clock: Fake
     assert (stats.limiting_host, stats.limiting_gap) == ("a.example", 3.0)
 
 
-def test_shut_rules_of_one_origin_do_not_shut_the_other_of_its_host(make: Make, clock: FakeClock) -> None:
+def test_unreachable_rules_of_one_origin_do_not_block_another_origin_of_the_host(make: Make, clock: FakeClock) -> None:
     frontier = make(Policy(delay=0.0, per_host=1))
     frontier.put([image("https://a.example/1"), image("http://a.example/1")])
     lease(frontier, "image")
@@ -193,14 +193,14 @@ def test_shut_rules_of_one_origin_do_not_shut_the_other_of_its_host(make: Make, 
     assert work_off(frontier) == ["http://a.example/2"]
 
 
-def test_the_order_holds_over_all_origins_of_a_host(make: Make) -> None:
+def test_the_order_holds_across_all_origins_of_a_host(make: Make) -> None:
     frontier = make(Policy(robots=False, delay=0.0, per_host=1))
     found = [f"http{'s' * (n % 2)}://a.example/{n}" for n in range(6)]
     frontier.put([image(url) for url in found])
     assert work_off(frontier) == found
 
 
-def test_lifo_goes_to_the_latest_find(make: Make) -> None:
+def test_lifo_leases_the_latest_request_first(make: Make) -> None:
     frontier = make(Policy(robots=False, delay=0.0, per_host=1, order="lifo"))
     frontier.put(images(3))
     grant = lease(frontier, limit=1)
@@ -220,7 +220,7 @@ def test_a_redirect_into_a_new_origin_waits_for_its_rules(make: Make) -> None:
     assert lease(frontier).state == "drained"
 
 
-def test_rules_that_expire_while_their_host_is_busy_are_asked_for_again(make: Make, clock: FakeClock) -> None:
+def test_rules_that_expire_while_their_host_is_busy_are_fetched_again(make: Make, clock: FakeClock) -> None:
     frontier = make(Policy(delay=1.0))
     frontier.put(images(3))
     learn(frontier, RobotsRules(lifetime=100))
@@ -234,7 +234,7 @@ def test_rules_that_expire_while_their_host_is_busy_are_asked_for_again(make: Ma
     assert len(work_off(frontier)) == 2
 
 
-def test_robots_txt_that_can_be_had_again_is_no_failure(make: Make, clock: FakeClock) -> None:
+def test_a_robots_txt_that_is_reachable_again_is_no_failure(make: Make, clock: FakeClock) -> None:
     frontier = make(Policy(delay=0.0, patience=100.0))
     frontier.put([image()])
     lease(frontier)
@@ -247,7 +247,7 @@ def test_robots_txt_that_can_be_had_again_is_no_failure(make: Make, clock: FakeC
     assert frontier.stats().robots_reasons == {}
 
 
-def test_a_slow_host_is_visited_for_more_than_its_rules(make: Make, clock: FakeClock) -> None:
+def test_a_slow_host_serves_more_than_its_rules(make: Make, clock: FakeClock) -> None:
     frontier = make(Policy(delay=1.0))
     frontier.put(images(3))
     rules, visited = RobotsRules(crawl_delay=300.0, lifetime=0.0), list[str]()
@@ -261,7 +261,7 @@ def test_a_slow_host_is_visited_for_more_than_its_rules(make: Make, clock: FakeC
 
 
 @pytest.mark.parametrize("lifetime", [0.0, 1e15])
-def test_no_lifetime_of_rules_makes_them_useless_or_eternal(make: Make, clock: FakeClock, lifetime: float) -> None:
+def test_any_lifetime_of_rules_is_brought_within_limits(make: Make, clock: FakeClock, lifetime: float) -> None:
     frontier = make(Policy(delay=0.0))
     frontier.put(images(2))
     learn(frontier, RobotsRules(lifetime=lifetime))
@@ -271,7 +271,7 @@ def test_no_lifetime_of_rules_makes_them_useless_or_eternal(make: Make, clock: F
     assert work_off(frontier) == ["http://a.example/robots.txt"]
 
 
-def test_rules_that_come_late_count_no_more_and_robots_txt_is_let_out_once(make: Make, clock: FakeClock) -> None:
+def test_late_rules_are_stale_and_robots_txt_is_leased_once(make: Make, clock: FakeClock) -> None:
     frontier = make(Policy(delay=0.0, per_host=4))
     frontier.put([image()])
     lease(frontier, "image")
@@ -283,7 +283,7 @@ def test_rules_that_come_late_count_no_more_and_robots_txt_is_let_out_once(make:
     assert [urls(lease(frontier, "robots", worker=worker)) for worker in ("w2", "w3")] == [[f"{A}/robots.txt"], []]
 
 
-def test_images_and_pages_of_one_host_take_turns(make: Make, clock: FakeClock) -> None:
+def test_images_and_pages_of_one_host_alternate(make: Make, clock: FakeClock) -> None:
     frontier = make(Policy(robots=False, delay=1.0))
     frontier.put(
         [request for n in range(40) for request in (image(f"http://a.example/{n}"), page(f"http://a.example/p{n}"))]
@@ -298,7 +298,7 @@ def test_images_and_pages_of_one_host_take_turns(make: Make, clock: FakeClock) -
     assert kinds[:6] == ["image", "page"] * 3
 
 
-def test_a_burst_of_complaints_is_one(make: Make, clock: FakeClock) -> None:
+def test_a_burst_of_overload_responses_counts_once(make: Make, clock: FakeClock) -> None:
     frontier = make()
     frontier.put(images(8))
     grant = lease(frontier, limit=4)
@@ -316,7 +316,7 @@ def test_a_burst_of_complaints_is_one(make: Make, clock: FakeClock) -> None:
     assert urls(lease(frontier))
 
 
-def test_robots_txt_that_moved_to_a_host_that_is_parked_does_not_hold_up_the_end(make: Make) -> None:
+def test_a_robots_txt_that_moved_to_a_parked_host_does_not_delay_the_end(make: Make) -> None:
     frontier = make(Policy(delay=0.0))
     frontier.put(images(2, "b.example"))
     learn(frontier)
@@ -331,7 +331,7 @@ def test_robots_txt_that_moved_to_a_host_that_is_parked_does_not_hold_up_the_end
     assert frontier.stats().reasons == {"rate-limited": 2, "robots-unreachable": 1}
 
 
-def test_what_is_parked_within_the_patience_is_waited_for(make: Make, clock: FakeClock) -> None:
+def test_requests_parked_within_the_patience_are_waited_for(make: Make, clock: FakeClock) -> None:
     frontier = make()
     frontier.put([image()])
     grant = lease(frontier)
@@ -370,7 +370,7 @@ def test_a_spent_image_budget_ends_the_reading_of_lists(make: Make) -> None:
     assert lease(frontier).state == "drained"
 
 
-def test_a_host_that_is_slow_is_asked_more_slowly(make: Make, clock: FakeClock) -> None:
+def test_a_slow_host_is_visited_more_slowly(make: Make, clock: FakeClock) -> None:
     frontier = make(Policy(robots=False, delay=1.0))
     frontier.put(images(9))
     grant = lease(frontier, limit=1)

@@ -1,7 +1,7 @@
-"""A frontier under workers that do anything in any order, and die, and masters that die; the promises hold throughout.
+"""A frontier with workers that act in any order and die, and masters that die; the contract holds throughout.
 
-The model knows no more than what the workers were told: what they hold and until when, what they ended, what was
-accepted of them. What it knows, it compares with the frontier after every step.
+The model knows only the answers to the workers: the leases that they hold and their deadlines, the turns that they
+ended, the outcomes that were accepted. It compares this with the frontier after every step.
 """
 
 import shutil
@@ -52,14 +52,14 @@ class Held:
     worker: str
     turn: Turn
     until: float
-    #: Token → request, of those without a verdict.
+    #: Token → request, for leases without a verdict.
     open: dict[str, Request]
     is_ended: bool = False
     is_lost: bool = False
 
 
 class Crawl(RuleBasedStateMachine):
-    """On memory; `FileCrawl` adds masters that end and begin anew."""
+    """The state machine on a frontier in memory; `FileCrawl` adds masters that end and restart."""
 
     @initialize(policy=st.sampled_from(POLICIES), requests=st.lists(found, min_size=8, max_size=20))
     def begin(self, policy: Policy, requests: list[Request]) -> None:
@@ -71,7 +71,7 @@ class Crawl(RuleBasedStateMachine):
         self.known: set[tuple[Kind, str]] = set()
         self.settled: set[tuple[Kind, str]] = set()
         self.records: dict[int, ImageRecord] = {}
-        #: Host → clock time before which nobody may begin a turn there.
+        #: Host → clock time before which no worker may begin a turn there.
         self.free_at: dict[str, float] = {}
         self.frontier = self.open()
         self.put(requests)
@@ -79,7 +79,7 @@ class Crawl(RuleBasedStateMachine):
     def open(self) -> SqliteFrontier:
         return SqliteFrontier(None, self.policy, clock=self.clock, wall=self.clock, dice=lambda: 0.5)
 
-    # what happens -------------------------------------------------------------------------------------------------
+    # events -----------------------------------------------------------------------------------------------------------
 
     @rule(requests=finds)
     def put(self, requests: list[Request]) -> None:
@@ -108,7 +108,7 @@ class Crawl(RuleBasedStateMachine):
         return grant
 
     def check_turn(self, turn: Turn, kinds: tuple[Kind, ...]) -> None:
-        """Nobody else holds these requests, and the host is due."""
+        """Check that no other worker holds these requests, and that the host is due."""
         on_loan = [request for held in self.alive() for request in held.open.values()]
         for lease in turn.leases:
             assert lease.request.kind in kinds
@@ -133,27 +133,27 @@ class Crawl(RuleBasedStateMachine):
         outcomes = [
             outcome(held.open[token], token, statuses[n % len(statuses)], discovered) for n, token in enumerate(tokens)
         ]
-        self.tell(held, outcomes, is_end)
+        self.report(held, outcomes, is_end)
 
-    def tell(self, held: Held, outcomes: list[Outcome], is_end: bool) -> None:
+    def report(self, held: Held, outcomes: list[Outcome], is_end: bool) -> None:
         verdicts = self.frontier.complete(held.worker, outcomes, [held.turn.id] if is_end else [])
-        for told, verdict in zip(outcomes, verdicts, strict=True):
-            request = held.open.pop(told.token)
+        for outcome, verdict in zip(outcomes, verdicts, strict=True):
+            request = held.open.pop(outcome.token)
             if verdict.state == "accepted":
-                self.accept(held, request, told)
+                self.accept(held, request, outcome)
             else:
                 assert held.is_lost or (request.kind, request.url) in self.settled
         if is_end and not held.is_lost and not held.is_ended:
             held.is_ended = True
             self.block(held.turn.host, self.clock.now + held.turn.gap)
 
-    def accept(self, held: Held, request: Request, told: Outcome) -> None:
+    def accept(self, held: Held, request: Request, outcome: Outcome) -> None:
         assert (request.kind, request.url) not in self.settled or request.kind == "robots"
-        self.known |= {(new.kind, new.url) for new in told.discovered}
-        if told.status == "done":
+        self.known |= {(new.kind, new.url) for new in outcome.discovered}
+        if outcome.status == "done":
             self.settled.add((request.kind, request.url))
-        if told.overloaded:
-            self.block(held.turn.host, self.clock.now + (told.host_wait or 0.0))
+        if outcome.overloaded:
+            self.block(held.turn.host, self.clock.now + (outcome.host_wait or 0.0))
 
     @rule(worker=workers, seconds=st.sampled_from([0.0, 0.6 * LEASE]))
     def extend(self, worker: str, seconds: float) -> None:
@@ -173,14 +173,14 @@ class Crawl(RuleBasedStateMachine):
 
     @rule(worker=workers)
     def hello(self, worker: str) -> None:
-        """The worker has died and begins anew; its old life may still send a verdict."""
+        """End the worker's life and begin a new one; its old life may still send a verdict."""
         self.frontier.hello(worker, PROTOCOL)
         for held in self.held:
             if held.worker == worker and not held.is_lost:
                 held.until = min(held.until, self.clock.now)
                 self.lose(held)
 
-    # what holds ---------------------------------------------------------------------------------------------------
+    # invariants -------------------------------------------------------------------------------------------------------
 
     @invariant()
     def states_add_up(self) -> None:
@@ -201,7 +201,7 @@ class Crawl(RuleBasedStateMachine):
         self.records = records
 
     def teardown(self) -> None:
-        """From wherever it stands, the crawl comes to its end."""
+        """Bring the crawl to its end from its present state."""
         if not hasattr(self, "frontier"):
             return
         try:
@@ -219,25 +219,25 @@ class Crawl(RuleBasedStateMachine):
             if grant.state == "drained":
                 break
             for held in self.alive():
-                self.tell(held, [outcome(request, token, "done", []) for token, request in held.open.items()], True)
+                self.report(held, [outcome(request, token, "done", []) for token, request in held.open.items()], True)
             self.states_add_up()
             self.clock.go(max(grant.retry_in, 0.5))
         assert grant.state == "drained"
         self.verdicts_are_final()
         assert {record.url for record in self.records.values()} == {url for kind, url in self.known if kind == "image"}
 
-    # inside -------------------------------------------------------------------------------------------------------
+    # helpers ----------------------------------------------------------------------------------------------------------
 
     def alive(self) -> list[Held]:
-        """What its worker still holds; the rest it has lost, and may only be late with."""
+        """Return the turns that their workers still hold. The other ones are lost; their outcomes can only be late."""
         return [held for held in self.held if not held.is_lost and held.until > self.clock.now]
 
     def unfinished(self) -> list[Held]:
-        """What a worker may still have something to say about, late or not."""
+        """Return the turns for which an outcome may still arrive, late or not."""
         return [held for held in self.held if held.open or not held.is_ended]
 
     def expire(self) -> None:
-        """The frontier has looked at the clock: what is over is lost."""
+        """Mark the expired turns as lost, as the frontier does when it reads the clock."""
         for held in self.held:
             if held.until <= self.clock.now and not held.is_lost:
                 self.lose(held)
@@ -252,7 +252,7 @@ class Crawl(RuleBasedStateMachine):
 
 
 class FileCrawl(Crawl):
-    """On a file, which outlives its master."""
+    """The state machine on a file, which survives its master."""
 
     def open(self) -> SqliteFrontier:
         path = self.place / "frontier.sqlite"
@@ -260,7 +260,7 @@ class FileCrawl(Crawl):
 
     @rule(is_killed=st.booleans())
     def restart(self, is_killed: bool) -> None:
-        """The next master takes over: every lease that was alive has one more lease time."""
+        """Start the next master: every live lease is extended by one lease time."""
         next_place = copy_of(self.place / "frontier.sqlite").parent if is_killed else self.place
         self.frontier.close()
         if is_killed:
@@ -273,7 +273,7 @@ class FileCrawl(Crawl):
 
 
 def outcome(request: Request, token: str, status: str, discovered: list[Request]) -> Outcome:
-    """An outcome of that kind; pages bring what was discovered."""
+    """Draw an outcome of that kind; pages bring found requests."""
     finds = tuple(discovered) if request.kind == "page" else ()
     match status:
         case "done" if request.kind == "robots":
@@ -295,6 +295,6 @@ def outcome(request: Request, token: str, status: str, discovered: list[Request]
 
 
 TestCrawl = Crawl.TestCase
-TestCrawl.settings = settings(max_examples=80, stateful_step_count=50)
+TestCrawl.settings = settings(stateful_step_count=50)
 TestFileCrawl = FileCrawl.TestCase
-TestFileCrawl.settings = settings(max_examples=60, stateful_step_count=50)
+TestFileCrawl.settings = settings(stateful_step_count=50)

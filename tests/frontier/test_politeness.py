@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.frontier.politeness import (
+    _MAX_ADAPTIVE_GAP,
     COURTESY,
-    MAX_ADAPTIVE_GAP,
     MAX_CRAWL_DELAY,
     MAX_RULES_LIFETIME,
     MIN_RULES_LIFETIME,
@@ -46,32 +46,32 @@ hosts = st.sampled_from(["a.example", "a.example:8080", "localhost:8000", "127.0
         ("[::1]:8000", 0.0),
     ],
 )
-def test_the_default_gap_is_a_second_and_none_on_loopback(host: str, wanted: float) -> None:
+def test_the_default_gap_is_a_second_and_zero_on_loopback(host: str, wanted: float) -> None:
     assert gap(Policy(), host) == wanted
 
 
-def test_the_user_s_delay_holds_for_every_host() -> None:
+def test_the_user_s_delay_applies_to_every_host() -> None:
     assert {gap(Policy(delay=2.5), host) for host in ("a.example", "localhost")} == {2.5}
 
 
 @pytest.mark.parametrize(
     ("crawl_delay", "wanted"), [(0.0, 1.0), (0.5, 1.0), (7.0, 7.0), (1e6, MAX_CRAWL_DELAY), (-5.0, 1.0)]
 )
-def test_a_crawl_delay_can_only_slow_us_down(crawl_delay: float, wanted: float) -> None:
+def test_a_crawl_delay_can_only_increase_the_gap(crawl_delay: float, wanted: float) -> None:
     assert gap(Policy(), "a.example", crawl_delay=crawl_delay) == wanted
 
 
-def test_a_crawl_delay_holds_where_the_user_wants_no_gap() -> None:
+def test_a_crawl_delay_applies_even_if_the_user_wants_no_gap() -> None:
     assert gap(Policy(delay=0.0), "a.example", crawl_delay=3.0) == 3.0
     assert gap(Policy(), "localhost", crawl_delay=3.0) == 3.0
 
 
 @pytest.mark.parametrize(("latency", "wanted"), [(0.0, 1.0), (0.5, 1.0), (0.6, 1.2), (4.0, 8.0), (500.0, 60.0)])
-def test_a_slow_host_is_asked_at_half_its_pace(latency: float, wanted: float) -> None:
+def test_a_slow_host_is_visited_at_half_its_pace(latency: float, wanted: float) -> None:
     assert gap(Policy(), "a.example", latency=latency) == wanted
 
 
-def test_without_a_gap_latency_makes_none() -> None:
+def test_without_a_gap_latency_adds_none() -> None:
     assert gap(Policy(delay=0.0), "a.example", latency=30.0) == 0.0
 
 
@@ -80,13 +80,13 @@ def test_a_delay_above_the_adaptive_bound_is_kept() -> None:
 
 
 @given(hosts, st.none() | seconds, seconds, seconds)
-def test_the_gap_is_never_below_what_was_asked_for(
+def test_the_gap_is_never_below_the_requested_one(
     host: str, delay: float | None, crawl_delay: float, latency: float
 ) -> None:
     found = gap(Policy(delay=delay), host, crawl_delay=crawl_delay, latency=latency)
     assert found >= (delay or 0.0)
     assert found >= min(crawl_delay, MAX_CRAWL_DELAY)
-    assert found <= max(delay or 0.0, MAX_CRAWL_DELAY, MAX_ADAPTIVE_GAP)
+    assert found <= max(delay or 0.0, MAX_CRAWL_DELAY, _MAX_ADAPTIVE_GAP)
 
 
 @given(seconds, seconds)
@@ -114,7 +114,9 @@ def test_with_a_gap_a_host_has_one_turn(per_host: int | None) -> None:
         (0, "a.example", 1),
     ],
 )
-def test_without_a_gap_a_host_has_so_many_turns_as_allowed(per_host: int | None, host: str, wanted: int) -> None:
+def test_a_host_without_a_gap_has_at_most_the_allowed_number_of_turns(
+    per_host: int | None, host: str, wanted: int
+) -> None:
     assert turns(Policy(per_host=per_host), host, 0.0) == wanted
 
 
@@ -131,11 +133,11 @@ def test_without_a_gap_a_host_has_so_many_turns_as_allowed(per_host: int | None,
         (0.0, 0.0, 100),
     ],
 )
-def test_a_turn_is_ten_seconds_worth(gap: float, latency: float, wanted: int) -> None:
+def test_a_turn_has_requests_for_ten_seconds(gap: float, latency: float, wanted: int) -> None:
     assert turn_size(1_000, asked=100, gap=gap, latency=latency, free_turns=1) == wanted
 
 
-def test_a_turn_is_no_more_than_was_asked_for() -> None:
+def test_a_turn_is_at_most_as_large_as_requested() -> None:
     assert turn_size(1_000, asked=3, gap=0.0, latency=0.0, free_turns=1) == 3
 
 
@@ -145,9 +147,7 @@ def test_the_last_requests_are_shared_among_all_turns(waiting: int, wanted: int)
 
 
 @given(counts, counts, seconds, seconds, st.integers(1, 64))
-def test_a_turn_holds_something_that_is_there(
-    waiting: int, asked: int, gap: float, latency: float, free_turns: int
-) -> None:
+def test_a_turn_has_at_least_one_request(waiting: int, asked: int, gap: float, latency: float, free_turns: int) -> None:
     size = turn_size(waiting, asked=asked, gap=gap, latency=latency, free_turns=free_turns)
     assert 1 <= size <= min(waiting, asked)
     assert size == 1 or size * max(gap, latency) <= TURN_SECONDS
@@ -168,13 +168,11 @@ def test_a_turn_holds_something_that_is_there(
         ("robots", "timeout", 2),
     ],
 )
-def test_what_costs_a_time_out_and_what_is_asked_again_anyway_is_tried_less_often(
-    kind: Kind, reason: str, wanted: int
-) -> None:
+def test_timeouts_and_regularly_repeated_requests_have_fewer_attempts(kind: Kind, reason: str, wanted: int) -> None:
     assert attempts_allowed(Policy(), kind, reason) == wanted
 
 
-def test_nothing_is_tried_more_often_than_the_policy_allows() -> None:
+def test_no_reason_allows_more_attempts_than_the_policy() -> None:
     assert {attempts_allowed(Policy(max_attempts=1), "image", reason) for reason in ("connect", "timeout")} == {1}
 
 
@@ -192,26 +190,26 @@ def test_an_overloaded_host_is_left_alone_twice_as_long_each_time() -> None:
 
 
 @given(st.integers(0, 10**9), draws)
-def test_no_back_off_is_too_long_or_too_large_for_a_float(number: int, draw: float) -> None:
+def test_a_backoff_never_exceeds_its_limit_or_overflows_a_float(number: int, draw: float) -> None:
     assert 0.0 <= retry_delay(number, draw) <= 300.0
     assert 2.0 <= overload_delay(number, draw) <= 600.0
 
 
-# --- what is learned
+# --- latency and lifetimes
 
 
-def test_the_first_answer_sets_the_latency_and_later_ones_move_it() -> None:
+def test_the_first_response_sets_the_latency_and_later_ones_move_it() -> None:
     assert smooth(0.0, 2.0) == 2.0
     assert smooth(2.0, 7.0) == pytest.approx(3.0)
     assert smooth(2.0, 0.0) == pytest.approx(1.6)
 
 
 @given(st.lists(seconds, min_size=1))
-def test_latency_stays_among_the_answers_and_where_it_matters(answers: list[float]) -> None:
+def test_latency_stays_between_the_measured_values_and_within_limits(answers: list[float]) -> None:
     latency = 0.0
     for answer in answers:
         latency = smooth(latency, answer)
-    assert 0.0 <= latency <= min(max(answers), MAX_ADAPTIVE_GAP) * 1.000001
+    assert 0.0 <= latency <= min(max(answers), _MAX_ADAPTIVE_GAP) * 1.000001
 
 
 @pytest.mark.parametrize(
@@ -225,13 +223,13 @@ def test_latency_stays_among_the_answers_and_where_it_matters(answers: list[floa
         (float("inf"), MAX_RULES_LIFETIME),
     ],
 )
-def test_rules_live_neither_for_a_moment_nor_for_ever(asked: float, wanted: float) -> None:
+def test_the_lifetime_of_rules_has_a_minimum_and_a_maximum(asked: float, wanted: float) -> None:
     assert rules_lifetime(asked) == wanted
 
 
-def test_rules_outlive_some_visits_of_the_slowest_host() -> None:
+def test_rules_are_valid_for_several_visits_of_the_slowest_host() -> None:
     assert rules_lifetime(0.0, MAX_CRAWL_DELAY) > 5 * MAX_CRAWL_DELAY
 
 
-def test_courtesy_costs_a_host_less_than_its_gap() -> None:
-    assert 0.0 < COURTESY < 0.5  # a request starts half a gap after the last at the earliest
+def test_the_courtesy_pause_is_shorter_than_the_gap() -> None:
+    assert 0.0 < COURTESY < 0.5

@@ -1,4 +1,4 @@
-"""What a file needs beside the contract: it is ours or refused, takes no harm from a full disk, and serves threads."""
+"""The frontier on a file, beyond the contract: foreign files are refused, a full disk does no harm."""
 
 import sqlite3
 import threading
@@ -12,15 +12,18 @@ import msgspec
 import pytest
 
 from crawler.errors import DiskError
-from crawler.frontier import index
-from crawler.frontier.ledger import Ledger
+from crawler.frontier.base import DEPARTURE, PROTOCOL
+from crawler.frontier.ledger import key_index
+from crawler.frontier.ledger.ledger import Ledger
+from crawler.frontier.ledger.rows import Entry
+from crawler.frontier.ledger.schema import SCHEMA
 from crawler.frontier.politeness import Policy
 from crawler.frontier.sqlite import SqliteFrontier
-from crawler.frontier.tables import SCHEMA
 from crawler.model import Outcome, VerdictState
-from tests.frontier.disk import counts, failing, failing_ledger
+from tests.frontier.disk import counts, failing, failing_database
 from tests.frontier.fakes import (
     OPEN,
+    POISON_SOON,
     FakeClock,
     Open,
     done,
@@ -35,13 +38,13 @@ from tests.frontier.fakes import (
     urls,
     work_off,
 )
-from tests.processes import wait_until
+from tests.support.processes import wait_until
 
 #: One turn at a time, no gap.
 SINGLE = Policy(robots=False, delay=0.0, per_host=1)
 
 
-# --- files that are none of ours
+# --- foreign files
 
 
 def _make_text(path: Path) -> None:
@@ -74,7 +77,7 @@ def test_a_foreign_file_is_refused_in_one_line_and_left_alone(
     assert (path.read_bytes() if path.is_file() else b"") == before
 
 
-def test_a_broken_database_is_an_error_of_the_disk(open_file: Open, path: Path) -> None:
+def test_a_broken_database_is_a_disk_error(open_file: Open, path: Path) -> None:
     frontier = open_file()
     frontier.put(images(500))
     frontier.close()
@@ -89,7 +92,7 @@ def test_a_broken_database_is_an_error_of_the_disk(open_file: Open, path: Path) 
 
 
 @pytest.mark.parametrize("statement", ["BEGIN", "INSERT", "COMMIT"])
-def test_a_put_that_fails_changes_nothing(open_file: Open, statement: str) -> None:
+def test_a_failed_put_changes_nothing(open_file: Open, statement: str) -> None:
     frontier = open_file()
     frontier.put(images(3))
     before = counts(frontier)
@@ -101,7 +104,7 @@ def test_a_put_that_fails_changes_nothing(open_file: Open, statement: str) -> No
 
 
 @pytest.mark.parametrize("statement", ["BEGIN", "INSERT INTO request", "INSERT INTO record", "COMMIT"])
-def test_a_complete_that_fails_changes_nothing(open_file: Open, statement: str) -> None:
+def test_a_failed_complete_changes_nothing(open_file: Open, statement: str) -> None:
     frontier = open_file(SINGLE)
     frontier.put(images(4))
     grant = lease(frontier, limit=2)
@@ -114,11 +117,11 @@ def test_a_complete_that_fails_changes_nothing(open_file: Open, statement: str) 
     assert (frontier.stats().success, frontier.stats().discovered, frontier.stats().leased) == (1, 5, 0)
 
 
-def test_a_disk_that_is_really_full_is_survived(open_file: Open) -> None:
+def test_a_really_full_disk_is_survived(open_file: Open) -> None:
     frontier = open_file()
     frontier.put([page()])
     grant = lease(frontier)
-    database = frontier._ledger._db
+    database = frontier.ledger.database.connection
     [pages] = database.execute("PRAGMA page_count").fetchone()
     database.execute(f"PRAGMA max_page_count={pages}")
     outcomes = done(grant, discovered=tuple(images(2_000)))
@@ -130,7 +133,7 @@ def test_a_disk_that_is_really_full_is_survived(open_file: Open) -> None:
     assert frontier.stats().discovered == 2_000
 
 
-def test_rules_that_can_t_be_wanted_are_wanted_later(open_file: Open) -> None:
+def test_wanted_rules_that_can_t_be_written_are_wanted_later(open_file: Open) -> None:
     frontier = open_file(Policy(delay=0.0))
     frontier.put([image()])
     lease(frontier)
@@ -140,8 +143,8 @@ def test_rules_that_can_t_be_wanted_are_wanted_later(open_file: Open) -> None:
     assert work_off(frontier) == ["http://a.example/1.jpg"]
 
 
-def test_poison_that_can_t_be_written_is_found_again(open_file: Open, clock: FakeClock) -> None:
-    frontier = open_file()
+def test_poison_that_can_t_be_written_is_detected_again(open_file: Open, clock: FakeClock) -> None:
+    frontier = open_file(POISON_SOON)
     frontier.put([image()])
     for _ in range(3):
         lease(frontier, seconds=10)
@@ -165,7 +168,7 @@ def test_parked_requests_that_can_t_be_failed_are_failed_later(open_file: Open) 
     assert frontier.stats().reasons == {"rate-limited": 4}
 
 
-def test_what_can_t_be_read_is_not_lent(open_file: Open) -> None:
+def test_requests_that_can_t_be_read_are_not_leased(open_file: Open) -> None:
     frontier = open_file(SINGLE)
     frontier.put(images(4) + images(2, "b.example"))
     with (
@@ -180,11 +183,11 @@ def test_what_can_t_be_read_is_not_lent(open_file: Open) -> None:
 def test_a_failed_transaction_leaves_no_origin_behind(path: Path) -> None:
     ledger = Ledger(path)
     with pytest.raises(ZeroDivisionError), ledger.transaction():
-        ledger.add(images(3, "b.example"))
+        ledger.requests.add(images(3, "b.example"))
         raise ZeroDivisionError
     with ledger.transaction():
-        entries = ledger.add(images(1) + images(1, "b.example"))
-    assert ([entry.row for entry in entries], {ready.origin for ready in ledger.ready()}) == (
+        entries = ledger.requests.add(images(1) + images(1, "b.example"))
+    assert ([entry.row for entry in entries], {group.origin for group in ledger.requests.waiting()}) == (
         [1, 2],
         {"http://a.example", "http://b.example"},
     )
@@ -194,7 +197,7 @@ def test_a_failed_transaction_leaves_no_origin_behind(path: Path) -> None:
 # --- threads
 
 
-def test_a_waiting_worker_gets_what_another_loses(path: Path) -> None:
+def test_a_waiting_worker_gets_the_request_that_another_worker_lost(path: Path) -> None:
     with closing(SqliteFrontier(path, OPEN)) as frontier:
         frontier.put([image()])
         lease(frontier, worker="dead", seconds=0.2)
@@ -203,7 +206,7 @@ def test_a_waiting_worker_gets_what_another_loses(path: Path) -> None:
         assert 0.1 < time.monotonic() - begin < 10
 
 
-def test_waiting_is_no_work(path: Path) -> None:
+def test_waiting_uses_no_cpu(path: Path) -> None:
     looks = 0
 
     def clock() -> float:
@@ -220,7 +223,7 @@ def test_waiting_is_no_work(path: Path) -> None:
         assert looks < 30
 
 
-def test_a_paused_crawl_hands_out_nothing_and_is_not_over(open_file: Open, clock: FakeClock) -> None:
+def test_a_paused_crawl_leases_nothing_and_does_not_end(open_file: Open, clock: FakeClock) -> None:
     frontier = open_file()
     frontier.put(images(9))
     held = lease(frontier, limit=1)
@@ -228,12 +231,12 @@ def test_a_paused_crawl_hands_out_nothing_and_is_not_over(open_file: Open, clock
     assert states(frontier.complete("w1", done(held), turn_ids(held))) == ("accepted",)
     grant = lease(frontier)
     assert (grant.state, grant.turns, frontier.stats().is_paused) == ("wait", (), True)
-    assert grant.retry_in > 0.5  # whoever waits may sleep
+    assert grant.retry_in > 0.5  # a waiting worker may sleep
     frontier.pause(False)
     assert urls(lease(frontier))
 
 
-def test_going_on_wakes_who_waits(path: Path) -> None:
+def test_resuming_wakes_waiting_workers(path: Path) -> None:
     with closing(SqliteFrontier(path, OPEN)) as frontier, ThreadPoolExecutor(1) as pool:
         frontier.put(images(1))
         frontier.pause(True)
@@ -242,7 +245,7 @@ def test_going_on_wakes_who_waits(path: Path) -> None:
         assert urls(answer.result(timeout=5))
 
 
-def test_closing_lets_waiting_workers_go(path: Path) -> None:
+def test_closing_releases_waiting_workers(path: Path) -> None:
     frontier = SqliteFrontier(path, OPEN)
     frontier.put([image()])
     lease(frontier, seconds=0.0)
@@ -255,7 +258,7 @@ def test_closing_lets_waiting_workers_go(path: Path) -> None:
     assert urls(held)
 
 
-def test_a_crowd_of_threads_delivers_each_request_once(path: Path) -> None:
+def test_many_threads_lease_each_request_once(path: Path) -> None:
     urls_done: list[str] = []
     start = threading.Barrier(8)
 
@@ -273,10 +276,10 @@ def test_a_crowd_of_threads_delivers_each_request_once(path: Path) -> None:
         assert (len(urls_done), len(set(urls_done)), frontier.stats().success) == (300, 300, 300)
 
 
-# --- what is written together
+# --- rows of one transaction
 
 
-def test_copies_within_one_call_and_of_earlier_ones_are_told_apart(open_file: Open) -> None:
+def test_duplicates_are_recognised_within_a_call_and_of_earlier_calls(open_file: Open) -> None:
     frontier = open_file()
     frontier.put(images(4))
     sha256s = iter(["a" * 64, "a" * 64, "b" * 64, "a" * 64])
@@ -290,50 +293,55 @@ def test_copies_within_one_call_and_of_earlier_ones_are_told_apart(open_file: Op
     assert statuses == ["success", "duplicate", "success", "duplicate"]
 
 
+def settle(ledger: Ledger, entry: Entry, sha256: str) -> None:
+    record = ledger.records.write(entry.row, saved(entry.request, sha256), replaced=0)
+    ledger.requests.settle(entry.row, "", record)
+
+
 def test_changes_of_a_failed_transaction_are_not_written_by_the_next(path: Path) -> None:
     ledger = Ledger(path)
     with ledger.transaction():
-        [entry] = ledger.add([image()])
+        [entry] = ledger.requests.add([image()])
     with pytest.raises(ZeroDivisionError), ledger.transaction():
-        ledger.settle(entry.row, "", ledger.record(entry, saved(entry.request, "a" * 64)))
-        assert ledger.first_copy("a" * 64) is not None
+        settle(ledger, entry, "a" * 64)
+        assert ledger.records.first_copy("a" * 64) is not None
         raise ZeroDivisionError
     with ledger.transaction():
-        assert ledger.first_copy("a" * 64) is None
-    assert ledger.records(0, 10) == ()
-    assert [ready.rows for ready in ledger.ready()] == [[entry.row]]
+        assert ledger.records.first_copy("a" * 64) is None
+    assert ledger.records.page(0, 10) == ()
+    assert [group.rows for group in ledger.requests.waiting()] == [[entry.row]]
     ledger.close()
 
 
-# --- what is written late
+# --- keys that are written later
 
 
 def test_a_request_is_known_before_and_after_its_key_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "GATHERED", 10)
+    monkeypatch.setattr(key_index, "_GATHERED", 10)
     known = []
     for n in range(7):
         ledger = Ledger(path)
         with ledger.transaction():
-            known += ledger.add(images(4, f"{n}.example"))
+            known += ledger.requests.add(images(4, f"{n}.example"))
         with ledger.transaction():
-            assert ledger.add([entry.request for entry in known]) == []
-        assert [ledger.find(entry.request) for entry in known] == known
+            assert ledger.requests.add([entry.request for entry in known]) == []
+        assert [ledger.requests.find(entry.request) for entry in known] == known
         ledger.close()
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT COUNT(*) FROM request_index").fetchone() == (24,)
 
 
 def test_a_first_copy_is_known_before_and_after_its_key_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "GATHERED", 3)
+    monkeypatch.setattr(key_index, "_GATHERED", 3)
     for n in range(5):
         ledger = Ledger(path)
         with ledger.transaction():
-            for entry in ledger.add(images(2, f"{n}.example")):
+            for entry in ledger.requests.add(images(2, f"{n}.example")):
                 digest = f"{entry.row:064x}"
-                assert ledger.first_copy(digest) is None
-                ledger.settle(entry.row, "", ledger.record(entry, saved(entry.request, digest)))
-        ledger.recall_copies(f"{row:064x}" for row in range(1, 2 * n + 3))
-        paths = [ledger.first_copy(f"{row:064x}") for row in range(1, 2 * n + 3)]
+                assert ledger.records.first_copy(digest) is None
+                settle(ledger, entry, digest)
+        ledger.records.recall_copies(f"{row:064x}" for row in range(1, 2 * n + 3))
+        paths = [ledger.records.first_copy(f"{row:064x}") for row in range(1, 2 * n + 3)]
         assert paths == [("51" * 8, f"images/00/{row:064x}.jpg") for row in range(1, 2 * n + 3)]
         ledger.close()
     with closing(sqlite3.connect(path)) as database:
@@ -343,44 +351,46 @@ def test_a_first_copy_is_known_before_and_after_its_key_is_written(path: Path, m
 def test_keys_of_a_failed_transaction_are_forgotten_even_as_they_are_written(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "GATHERED", 5)
+    monkeypatch.setattr(key_index, "_GATHERED", 5)
     ledger = Ledger(path)
     with ledger.transaction():
-        first = ledger.add(images(3))
-    with failing_ledger(ledger), pytest.raises(DiskError), ledger.transaction():
-        ledger.add(images(3, "b.example"))
+        first = ledger.requests.add(images(3))
+    with failing_database(ledger.database), pytest.raises(DiskError), ledger.transaction():
+        ledger.requests.add(images(3, "b.example"))
     with ledger.transaction():
-        again = ledger.add(images(3) + images(2, "b.example"))
+        again = ledger.requests.add(images(3) + images(2, "b.example"))
     assert [entry.row for entry in again] == [4, 5]
-    assert [ledger.find(entry.request) for entry in first + again] == first + again
+    assert [ledger.requests.find(entry.request) for entry in first + again] == first + again
     ledger.close()
 
 
-# --- calls that come together
+# --- concurrent calls
 
 
 def together(frontier: SqliteFrontier, calls: list[tuple[str, list[Outcome]]]) -> list[tuple[VerdictState, ...] | str]:
-    """Complete all of them while nobody is let in, so that one settles all; the states of each, or its error."""
+    """Complete all of them while the lock is held, so that one thread settles all; return states or errors."""
 
     def complete(call: tuple[str, list[Outcome]]) -> tuple[VerdictState, ...] | str:
         try:
             return states(frontier.complete(call[0], call[1], ()))
-        except Exception as error:  # noqa: BLE001  # is what this returns
+        except Exception as error:  # noqa: BLE001  # returned to the test
             return f"{type(error).__name__}: {error}"
 
     with ThreadPoolExecutor(len(calls)) as pool:
         with frontier._changed:
             futures = [pool.submit(complete, call) for call in calls]
-            wait_until(lambda: len(frontier._calls) == len(calls), "all calls have come")
+            wait_until(lambda: len(frontier._commits.calls) == len(calls), "all calls have come")
         return [future.result() for future in futures]
 
 
-def test_calls_that_come_together_are_settled_in_one_transaction(path: Path) -> None:
+def test_concurrent_calls_are_settled_in_one_transaction(path: Path) -> None:
     frontier = SqliteFrontier(path, OPEN)
     frontier.put(images(12))
     grants = [lease(frontier, worker=f"w{n}", limit=3) for n in range(4)]
     commits: list[str] = []
-    frontier._ledger._db.set_trace_callback(lambda query: commits.append(query) if query == "COMMIT" else None)
+    frontier.ledger.database.connection.set_trace_callback(
+        lambda query: commits.append(query) if query == "COMMIT" else None
+    )
     told = [(f"w{n}", done(grant)) for n, grant in enumerate(grants)]
     assert together(frontier, [*told, told[0]]) == [("accepted",) * 3] * 4 + [("duplicate",) * 3]
     assert len(commits) == 1
@@ -388,7 +398,7 @@ def test_calls_that_come_together_are_settled_in_one_transaction(path: Path) -> 
     frontier.close()
 
 
-def test_a_full_disk_is_told_to_all_who_came_together(path: Path) -> None:
+def test_a_full_disk_is_reported_to_all_concurrent_calls(path: Path) -> None:
     frontier = SqliteFrontier(path, OPEN)
     frontier.put(images(6))
     calls = [(f"w{n}", done(lease(frontier, worker=f"w{n}", limit=3))) for n in range(2)]
@@ -399,7 +409,7 @@ def test_a_full_disk_is_told_to_all_who_came_together(path: Path) -> None:
     frontier.close()
 
 
-def test_a_call_that_can_t_be_settled_costs_only_itself(path: Path) -> None:
+def test_an_invalid_call_fails_alone(path: Path) -> None:
     frontier = SqliteFrontier(path, OPEN)
     frontier.put(images(6))
     bad, good = [(f"w{n}", done(lease(frontier, worker=f"w{n}", limit=3))) for n in range(2)]
@@ -408,3 +418,26 @@ def test_a_call_that_can_t_be_settled_costs_only_itself(path: Path) -> None:
     assert isinstance(answers[0], str) and answers[1] == ("accepted",) * 3
     assert frontier.stats().success == 3
     frontier.close()
+
+
+def test_leases_of_a_departed_worker_go_to_others_soon_unless_it_calls(
+    open_file: Open, clock: FakeClock, path: Path
+) -> None:
+    frontier = open_file(Policy(robots=False, delay=1.0))
+    frontier.put([image("http://a.example/1.jpg"), image("http://b.example/1.jpg")])
+    held = [lease(frontier, worker=name, limit=1) for name in ("dead", "cut off")]
+    for name in ("dead", "cut off", "unknown"):
+        frontier.expect_loss(name)
+    clock.go(DEPARTURE - 1)
+    (token,) = (lent.token for turn in held[1].turns for lent in turn.leases)
+    assert not frontier.extend("cut off", [token], 120.0).lost
+    assert {each.name: each.is_disconnected for each in frontier.stats().workers} == {"dead": True, "cut off": False}
+    clock.go(1)
+    assert not lease(frontier, worker="other").turns  # a gap later
+    clock.go(1)
+    assert urls(lease(frontier, worker="other")) == ["http://a.example/1.jpg"]
+    frontier.expect_loss("other")
+    frontier.hello("other", PROTOCOL)  # its next life
+    assert urls(lease(frontier, worker="third")) == []
+    clock.go(1)
+    assert urls(lease(frontier, worker="third")) == ["http://a.example/1.jpg"]

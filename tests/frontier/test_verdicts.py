@@ -1,4 +1,4 @@
-"""What a worker is told of its outcomes: what became of them, where the first copy is, whether its own is too many."""
+"""Verdicts returned to workers: the status, the place of the first copy, and whether the worker's own copy is spare."""
 
 from collections.abc import Iterator
 
@@ -7,9 +7,9 @@ from msgspec import structs
 
 from crawler.frontier.base import PROTOCOL
 from crawler.frontier.politeness import Policy
-from crawler.frontier.roll import MAX_MEMBERS
 from crawler.frontier.sqlite import SqliteFrontier
-from crawler.model import About, Outcome, Verdict
+from crawler.frontier.workers import _MAX_WORKERS
+from crawler.model import Outcome, Verdict, WorkerInfo
 from tests.frontier.fakes import FakeClock, done, image, images, lease, saved, tokens, turn_ids, urls, work_off
 
 BYTES = "ab" * 32
@@ -32,7 +32,7 @@ def frontier(clock: FakeClock) -> Iterator[SqliteFrontier]:
 def bring(
     frontier: SqliteFrontier, worker: str, store: str, *, reason: str = "", name: str = ""
 ) -> tuple[Verdict, Outcome]:
-    """A worker leases one picture, always of the same bytes, and tells of it."""
+    """Lease one picture for a worker, always with the same bytes, and report it."""
     grant = lease(frontier, worker=worker, limit=1)
     (held,) = grant.turns[0].leases
     record = None if reason else structs.replace(saved(held.request, BYTES), store=store)
@@ -43,37 +43,37 @@ def bring(
     return verdict, outcome
 
 
-def test_a_success_is_told_in_few_words(frontier: SqliteFrontier) -> None:
+def test_the_verdict_of_a_success_is_short(frontier: SqliteFrontier) -> None:
     verdict, _ = bring(frontier, "w1", HERE)
     assert verdict == Verdict(state="accepted", status="success", attempts=1)
 
 
-def test_a_failure_has_its_reason(frontier: SqliteFrontier) -> None:
+def test_the_verdict_of_a_failure_has_its_reason(frontier: SqliteFrontier) -> None:
     verdict, _ = bring(frontier, "w1", HERE, reason="http-404")
     assert (verdict.status, verdict.reason, verdict.is_spare) == ("failed", "http-404", False)
 
 
-def test_a_duplicate_is_one_too_many_while_the_first_copy_is_near(frontier: SqliteFrontier, clock: FakeClock) -> None:
+def test_a_duplicate_is_spare_while_the_store_of_the_first_copy_is_connected(
+    frontier: SqliteFrontier, clock: FakeClock
+) -> None:
     bring(frontier, "w1", HERE)
     near, outcome = bring(frontier, "w2", THERE)
     assert outcome.record and (near.status, near.store, near.path) == ("duplicate", HERE, outcome.record.path)
     assert near.is_spare
-    clock.go(61)  # the first one's box was not heard of since
+    clock.go(61)  # the machine of the first copy has not called since
     far, _ = bring(frontier, "w2", THERE)
     assert (far.status, far.store, far.is_spare) == ("duplicate", HERE, False)
 
 
-def test_a_duplicate_in_the_same_store_is_the_first_copy_itself(frontier: SqliteFrontier) -> None:
+def test_a_duplicate_in_the_same_store_is_not_spare(frontier: SqliteFrontier) -> None:
     bring(frontier, "w1", HERE)
     verdict, _ = bring(frontier, "w2", HERE)
     assert (verdict.status, verdict.is_spare) == ("duplicate", False)
 
 
-def test_the_same_bytes_under_two_names_in_one_store_are_one_too_many(
-    frontier: SqliteFrontier, clock: FakeClock
-) -> None:
+def test_the_same_bytes_under_two_names_in_one_store_are_spare(frontier: SqliteFrontier, clock: FakeClock) -> None:
     bring(frontier, "w1", HERE, name="dog")
-    clock.go(61)  # whoever has brought the first one: the store is the same
+    clock.go(61)  # the worker does not matter: the store is the same
     verdict, outcome = bring(frontier, "w2", HERE, name="cat")
     assert verdict == Verdict(
         status="duplicate", store=HERE, path=f"images/dog.{BYTES[:32]}.jpg", attempts=1, is_spare=True
@@ -82,19 +82,19 @@ def test_the_same_bytes_under_two_names_in_one_store_are_one_too_many(
     assert again == structs.replace(verdict, state="duplicate")
 
 
-def test_what_is_told_twice_is_answered_twice(frontier: SqliteFrontier) -> None:
+def test_an_outcome_reported_twice_gets_the_same_verdict(frontier: SqliteFrontier) -> None:
     first, outcome = bring(frontier, "w1", HERE)
     (again,) = frontier.complete("w1", [outcome], ())
     assert again == structs.replace(first, state="duplicate")
 
 
 @pytest.mark.parametrize("store", [HERE, THERE])
-def test_whoever_was_too_late_is_told_that_the_copy_is_too_many_and_hardly_more(
+def test_a_late_worker_learns_only_that_its_copy_is_spare(
     frontier: SqliteFrontier, clock: FakeClock, store: str
 ) -> None:
     late = lease(frontier, worker="slow", limit=1)
     clock.go(121)
-    while urls(other := lease(frontier, worker="fast", limit=1)) != urls(late):  # what was lost comes last
+    while urls(other := lease(frontier, worker="fast", limit=1)) != urls(late):  # lost requests come last
         frontier.complete("fast", done(other), turn_ids(other))
     first = structs.replace(done(other)[0], record=structs.replace(saved(other.turns[0].leases[0].request), store=HERE))
     frontier.complete("fast", [first], turn_ids(other))
@@ -107,55 +107,57 @@ def test_whoever_was_too_late_is_told_that_the_copy_is_too_many_and_hardly_more(
     assert frontier.complete("slow", [own], turn_ids(late)) == (told,)
 
 
-def test_a_hello_that_is_heard_twice_frees_nothing(frontier: SqliteFrontier) -> None:
+def test_a_hello_received_twice_frees_nothing(frontier: SqliteFrontier) -> None:
     frontier.put([image()])
-    frontier.hello("w1", PROTOCOL, About(life="a"))
+    frontier.hello("w1", PROTOCOL, WorkerInfo(life="a"))
     held = tokens(lease(frontier))
-    frontier.hello("w1", PROTOCOL, About(life="a"))
+    frontier.hello("w1", PROTOCOL, WorkerInfo(life="a"))
     assert frontier.extend("w1", held, 120.0).lost == ()
-    frontier.hello("w1", PROTOCOL, About(life="b"))
+    frontier.hello("w1", PROTOCOL, WorkerInfo(life="b"))
     assert frontier.extend("w1", held, 120.0).lost == tuple(held)
 
 
-def test_a_hello_that_comes_after_that_of_the_next_life_frees_nothing(frontier: SqliteFrontier) -> None:
-    frontier.hello("w1", PROTOCOL, About(life="b", wall=20.0))
+def test_a_late_hello_of_an_earlier_life_frees_nothing(frontier: SqliteFrontier) -> None:
+    frontier.hello("w1", PROTOCOL, WorkerInfo(life="b", wall=20.0))
     held = tokens(lease(frontier))
-    frontier.hello("w1", PROTOCOL, About(life="a", wall=10.0))
+    frontier.hello("w1", PROTOCOL, WorkerInfo(life="a", wall=10.0))
     assert frontier.extend("w1", held, 120.0).lost == ()
-    frontier.hello("w1", PROTOCOL, About(life="b", wall=20.0))
+    frontier.hello("w1", PROTOCOL, WorkerInfo(life="b", wall=20.0))
     assert frontier.extend("w1", held, 120.0).lost == ()
 
 
-def test_a_box_whose_clock_was_set_back_is_greeted_once(frontier: SqliteFrontier) -> None:
-    frontier.hello("w1", PROTOCOL, About(life="a", wall=20.0))
+def test_a_worker_whose_clock_was_set_back_is_greeted_once(frontier: SqliteFrontier) -> None:
+    frontier.hello("w1", PROTOCOL, WorkerInfo(life="a", wall=20.0))
     frontier.announce({"news": 1})
     assert lease(frontier).is_stranger
-    assert frontier.hello("w1", PROTOCOL, About(life="b", wall=10.0))["news"] == 1
+    assert frontier.hello("w1", PROTOCOL, WorkerInfo(life="b", wall=10.0))["news"] == 1
     assert not lease(frontier).is_stranger
 
 
-def test_two_boxes_of_one_name_are_worth_a_word(frontier: SqliteFrontier, caplog: pytest.LogCaptureFixture) -> None:
-    frontier.hello("box/1", PROTOCOL)
-    held = tokens(lease(frontier, worker="box/1", limit=1))
-    frontier.extend("box/1", held, 120.0)
+def test_two_machines_with_the_same_name_cause_a_warning(
+    frontier: SqliteFrontier, caplog: pytest.LogCaptureFixture
+) -> None:
+    frontier.hello("machine/1", PROTOCOL)
+    held = tokens(lease(frontier, worker="machine/1", limit=1))
+    frontier.extend("machine/1", held, 120.0)
     assert not caplog.messages
-    frontier.hello("box/1", PROTOCOL, About(stays=True))
-    frontier.hello("box/1", PROTOCOL)  # its copy on another box
-    frontier.extend("box/1", held, 120.0)
-    assert [message for message in caplog.messages if "two boxes share a store.json" in message]
+    frontier.hello("machine/1", PROTOCOL, WorkerInfo(stays=True))
+    frontier.hello("machine/1", PROTOCOL)  # its copy on another machine
+    frontier.extend("machine/1", held, 120.0)
+    assert [message for message in caplog.messages if "two machines share a store.json" in message]
 
 
-def test_a_lease_that_expired_is_no_sign_of_another_box(
+def test_an_expired_lease_is_no_sign_of_a_second_machine(
     frontier: SqliteFrontier, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    frontier.hello("box/1", PROTOCOL)
-    held = tokens(lease(frontier, worker="box/1", limit=1))
+    frontier.hello("machine/1", PROTOCOL)
+    held = tokens(lease(frontier, worker="machine/1", limit=1))
     clock.go(121)
-    frontier.extend("box/1", held, 120.0)
+    frontier.extend("machine/1", held, 120.0)
     assert not [message for message in caplog.messages if "store.json" in message]
 
 
-def test_one_worker_is_sent_home_until_it_comes_again(frontier: SqliteFrontier) -> None:
+def test_one_worker_is_stopped_until_it_says_hello_again(frontier: SqliteFrontier) -> None:
     frontier.put(images(1, "b.example"))
     held = lease(frontier, worker="w1", limit=1)
     frontier.drain("w1")
@@ -166,17 +168,17 @@ def test_one_worker_is_sent_home_until_it_comes_again(frontier: SqliteFrontier) 
     assert lease(frontier, worker="w1").state == "work"
 
 
-def test_names_without_end_are_not_all_remembered(frontier: SqliteFrontier, clock: FakeClock) -> None:
-    for n in range(MAX_MEMBERS + 50):
+def test_the_number_of_remembered_names_is_limited(frontier: SqliteFrontier, clock: FakeClock) -> None:
+    for n in range(_MAX_WORKERS + 50):
         clock.go(0.1)
         frontier.hello(f"w{n}", PROTOCOL)
-    assert len(frontier.stats().workers) == MAX_MEMBERS
+    assert len(frontier.stats().workers) == _MAX_WORKERS
     clock.go(4_000)
     frontier.hello("new", PROTOCOL)
     assert [worker.name for worker in frontier.stats().workers] == ["new"]
 
 
-def test_the_rate_is_that_of_the_last_seconds(frontier: SqliteFrontier, clock: FakeClock) -> None:
+def test_the_rate_is_measured_over_the_last_seconds(frontier: SqliteFrontier, clock: FakeClock) -> None:
     frontier.put(images(40, "b.example"))
     for _ in range(4):
         bring(frontier, "w1", HERE)
@@ -187,7 +189,7 @@ def test_the_rate_is_that_of_the_last_seconds(frontier: SqliteFrontier, clock: F
     assert frontier.stats().workers[0].rate == 0.0
 
 
-def test_who_is_late_is_known_before_the_leases_are_lost(frontier: SqliteFrontier, clock: FakeClock) -> None:
+def test_a_late_worker_is_known_before_its_leases_are_lost(frontier: SqliteFrontier, clock: FakeClock) -> None:
     lease(frontier, worker="w1", seconds=100.0)
     clock.go(39)
     assert frontier.stats().workers[0].loses_in is None
@@ -195,7 +197,7 @@ def test_who_is_late_is_known_before_the_leases_are_lost(frontier: SqliteFrontie
     assert frontier.stats().workers[0].loses_in == 40.0
 
 
-def test_a_picture_that_can_t_be_had_makes_room_for_its_thumbnail() -> None:
+def test_a_failed_picture_is_replaced_by_its_thumbnail() -> None:
     frontier = SqliteFrontier(None, Policy(robots=False, delay=0.0))
     frontier.put([image("http://a.example/big.jpg", fallback="http://a.example/small.jpg", alt="A")])
     grant = lease(frontier)
@@ -207,7 +209,7 @@ def test_a_picture_that_can_t_be_had_makes_room_for_its_thumbnail() -> None:
     frontier.close()
 
 
-def test_a_picture_that_is_had_leaves_its_thumbnail_alone() -> None:
+def test_a_saved_picture_does_not_request_its_thumbnail() -> None:
     frontier = SqliteFrontier(None, Policy(robots=False, delay=0.0))
     frontier.put([image("http://a.example/big.jpg", fallback="http://a.example/small.jpg")])
     assert work_off(frontier) == ["http://a.example/big.jpg"] and lease(frontier).state == "drained"

@@ -1,4 +1,4 @@
-"""Which pages belong to the crawl, and which candidates are taken."""
+"""The pages that belong to the crawl, and the selection of candidates."""
 
 import socket
 from typing import get_args
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.harvest.page import Image
-from crawler.harvest.scope import Policy, Scope, choose, counts_as, in_scope
+from crawler.harvest.scope import CandidateChoice, Scope, choose, counts_as, in_scope
 
 SEED = "http://www.a.example.co.uk/dir/index.html"
 
@@ -45,7 +45,7 @@ def test_scopes_widen_from_page_to_any(url: str, scopes: str) -> None:
         ("http://a.example/dir/?q=/x/", "http://a.example/dir/y", True),
     ],
 )
-def test_a_path_reaches_down_from_the_last_slash(seed: str, url: str, expected: bool) -> None:
+def test_the_scope_path_covers_everything_below_the_last_slash(seed: str, url: str, expected: bool) -> None:
     assert in_scope("path", seed, url) is expected
 
 
@@ -64,11 +64,11 @@ def test_a_path_reaches_down_from_the_last_slash(seed: str, url: str, expected: 
         ("http://a.unknown-suffix/", "http://b.unknown-suffix/", False),
     ],
 )
-def test_domains_where_there_is_no_plain_registered_one(seed: str, url: str, expected: bool) -> None:
+def test_hosts_without_a_registered_domain_are_their_own_domain(seed: str, url: str, expected: bool) -> None:
     assert in_scope("domain", seed, url) is expected
 
 
-def test_domains_are_known_without_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_domains_are_found_without_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", None)
     assert in_scope("domain", "http://never.asked.example/", "http://before.asked.example/")
 
@@ -87,7 +87,7 @@ def test_domains_are_known_without_the_network(monkeypatch: pytest.MonkeyPatch) 
         ("/x;jsessionid=1", "http://a.example/x"),
     ],
 )
-def test_a_copy_counts_as_the_page_that_it_names(path: str, canonical: str) -> None:
+def test_a_copy_counts_as_its_canonical_page(path: str, canonical: str) -> None:
     assert counts_as(f"http://a.example{path}", canonical) == canonical
 
 
@@ -104,7 +104,7 @@ def test_a_copy_counts_as_the_page_that_it_names(path: str, canonical: str) -> N
         ("/about", "http://a.example/index.html"),
     ],
 )
-def test_templates_say_more_than_is_true(path: str, canonical: str) -> None:
+def test_an_implausible_canonical_url_is_ignored(path: str, canonical: str) -> None:
     assert counts_as(f"http://a.example{path}", canonical) == f"http://a.example{path}"
 
 
@@ -116,7 +116,7 @@ def image(name: str, group: int = 0, *, width: int | None = None, density: float
     return Image(url=url, source="img", group=group, width=width, density=density, rank=rank)
 
 
-def chosen(images: list[Image], policy: Policy = "largest") -> list[str]:
+def chosen(images: list[Image], policy: CandidateChoice = "largest") -> list[str]:
     return [each.url.rpartition("/")[2] for each in choose(images, policy)]
 
 
@@ -136,19 +136,19 @@ def chosen(images: list[Image], policy: Policy = "largest") -> list[str]:
         ([image("1x1.png"), image("Spacer.GIF")], "1x1.png"),
     ],
 )
-def test_the_largest_candidate_is_taken(images: list[Image], expected: str) -> None:
+def test_the_largest_candidate_is_chosen(images: list[Image], expected: str) -> None:
     assert chosen(images) == [expected]
 
 
-def test_every_picture_is_taken_in_document_order() -> None:
+def test_one_candidate_per_picture_is_chosen_in_document_order() -> None:
     assert chosen([image("b", 1), image("a", 0), image("c", 1, width=9)]) == ["c", "a"]
 
 
-def test_a_lone_placeholder_is_what_the_page_shows() -> None:
+def test_a_lone_placeholder_is_chosen() -> None:
     assert chosen([image("spacer.gif")]) == ["spacer.gif"]
 
 
-def test_other_policies_leave_placeholders_out_too() -> None:
+def test_other_policies_drop_placeholders_too() -> None:
     images = [image("blank.gif"), image("a"), image("b", width=9), image("loading.svg", 1)]
     assert chosen(images, "all") == ["a", "b", "loading.svg"]
     assert chosen(images, "first") == ["a", "loading.svg"]
@@ -167,7 +167,7 @@ _IMAGES = st.lists(
 
 
 @given(_IMAGES)
-def test_no_picture_is_lost_and_none_comes_twice(images: list[Image]) -> None:
+def test_no_picture_is_lost_or_repeated(images: list[Image]) -> None:
     groups = {each.group for each in images}
     for policy in ("largest", "first"):
         assert sorted(each.group for each in choose(images, policy)) == sorted(groups)

@@ -1,4 +1,4 @@
-"""Traps: which URLs lead into one, and which kinds of page are given up for having brought nothing."""
+"""Crawler traps: URLs that lead into one, and kinds of page that are abandoned because they bring nothing new."""
 
 import time
 from collections import deque
@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.harvest import traps
-from crawler.harvest.traps import BARREN_PAGES, MAX_PAGE_URL, TrapWatch, find_trap, kind_of
+from crawler.harvest.traps import _BARREN_PAGES, MAX_PAGE_URL, TrapWatch, find_trap, kind_of
 from crawler.urls import canonicalize
 
 HOST = "http://a.example"
 YEAR = 2026
-#: What means something to the judge, in any order.
+#: Parts of URLs that matter to the detection, in any order.
 PIECES = st.sampled_from(
     ["/", "//", "a", "b", "12", "2031", "-05", "/2031/05/", "calendar", "?", "&", "=", "y=", "m=1"]
 )
 URLS = st.lists(PIECES | st.sampled_from(["f[0]=", "%5B", "%", "]", "[", "date="]) | st.text(max_size=5), max_size=12)
 
-#: What a page holds: its images, and its links.
+#: URL → the images and the links of its page.
 Web = Callable[[str], tuple[list[str], list[str]]]
 
 
@@ -40,7 +40,7 @@ Web = Callable[[str], tuple[list[str], list[str]]]
         ("/tile/0/0/0.html", ""),
     ],
 )
-def test_relative_links_that_lead_ever_deeper(path: str, trap: str) -> None:
+def test_ever_deeper_relative_links_are_traps(path: str, trap: str) -> None:
     assert find_trap(HOST + path, year=YEAR) == trap
 
 
@@ -66,7 +66,7 @@ def test_relative_links_that_lead_ever_deeper(path: str, trap: str) -> None:
         ("/?from=2020-01-01&to=2099-12-31", ""),
     ],
 )
-def test_dates_that_nobody_has_entered_anything_for(path: str, trap: str) -> None:
+def test_calendar_dates_far_away_are_traps(path: str, trap: str) -> None:
     assert find_trap(HOST + path, year=YEAR) == trap
 
 
@@ -81,11 +81,11 @@ def test_dates_that_nobody_has_entered_anything_for(path: str, trap: str) -> Non
         ("color=red&color=blue&color=green", ""),
     ],
 )
-def test_filters_upon_filters(query: str, trap: str) -> None:
+def test_many_combined_filters_are_traps(query: str, trap: str) -> None:
     assert find_trap(f"{HOST}/shop?{query}", year=YEAR) == trap
 
 
-def test_long_and_deep_urls() -> None:
+def test_long_and_deep_urls_are_traps() -> None:
     longest = f"{HOST}/".ljust(MAX_PAGE_URL, "x")
     deepest = HOST + "".join(f"/{letter}" for letter in "abcdefghijklmnopqrst")
     assert [find_trap(url, year=YEAR) for url in (longest, f"{deepest}/")] == ["", ""]
@@ -94,7 +94,7 @@ def test_long_and_deep_urls() -> None:
 
 
 @given(URLS.map("".join), st.sampled_from(["", "http://", f"{HOST}/", f"{HOST}/?"]))
-def test_no_url_is_too_strange(text: str, before: str) -> None:
+def test_any_url_is_checked_without_an_exception(text: str, before: str) -> None:
     url = before + text
     assert find_trap(url, year=YEAR) in {"", *traps.__doc__.split("``")[1::2]}
     assert kind_of(url) == kind_of(url)
@@ -103,7 +103,7 @@ def test_no_url_is_too_strange(text: str, before: str) -> None:
 
 @pytest.mark.parametrize("unit", ["a&", "[", "f[0]=&", "%5B", "/", "/a", "/a/b", "1", "a0", "-", "=", "?"])
 @pytest.mark.parametrize("place", ["/{}", "/?{}"])
-def test_the_longest_url_takes_no_time(place: str, unit: str) -> None:
+def test_the_longest_url_is_checked_quickly(place: str, unit: str) -> None:
     url = canonicalize(HOST + place.format(unit * (8_000 // len(unit))))
     start = time.process_time()
     TrapWatch().note(url, (), [f"{url}x"])
@@ -124,15 +124,15 @@ def test_the_longest_url_takes_no_time(place: str, unit: str) -> None:
         ("/best-cameras-of-2023", "/best-cameras-of-0"),
     ],
 )
-def test_pages_of_one_kind(path: str, kind: str) -> None:
+def test_pages_of_one_kind_share_a_name(path: str, kind: str) -> None:
     assert kind_of(HOST + path) == f"a.example{kind}"
 
 
-# --- what a crawl makes of it
+# --- simulated crawls
 
 
 def walk(web: Web, seeds: Iterable[str], *, limit: int = 20_000) -> tuple[list[str], list[str], TrapWatch]:
-    """Pages visited and traps met by a crawler that goes by both judges, first found first."""
+    """Return the pages visited and the traps found by a breadth-first crawler that uses both checks."""
     watch = TrapWatch()
     visited: list[str] = []
     met: list[str] = []
@@ -152,7 +152,7 @@ def walk(web: Web, seeds: Iterable[str], *, limit: int = 20_000) -> tuple[list[s
 
 
 def calendar(url: str) -> tuple[list[str], list[str]]:
-    """A month with a picture, its days without, the months beside it."""
+    """Return a month with a picture, its days without one, and the adjacent months."""
     year, month = (int(part) for part in url.partition("?y=")[2].split("&d=")[0].split("&m="))
     beside = ((year + month // 12, month % 12 + 1), (year - (month == 1), (month - 2) % 12 + 1))
     months = [f"{HOST}/cal?y={y}&m={m}" for y, m in beside]
@@ -160,15 +160,15 @@ def calendar(url: str) -> tuple[list[str], list[str]]:
     return [f"{HOST}/{year}-{month}.png"], months + days if year % 2 else days + months
 
 
-def test_a_calendar_ends_and_its_pictures_do_not() -> None:
+def test_a_calendar_ends_and_its_pictures_are_found() -> None:
     visited, met, _ = walk(calendar, [f"{HOST}/cal?y=2024&m=1"], limit=400)
     days = [url for url in visited if "&d=" in url]
     assert met == ["calendar"]
-    assert len(days) == BARREN_PAGES["calendar"]
-    assert len(visited) == 400  # months go on, as long as each has a picture of its own
+    assert len(days) == _BARREN_PAGES["calendar"]
+    assert len(visited) == 400  # months continue, as long as each has a picture of its own
 
 
-def test_a_kind_goes_on_for_as_long_as_it_brings_pictures() -> None:
+def test_a_kind_is_kept_as_long_as_it_brings_pictures() -> None:
     def gallery(url: str) -> tuple[list[str], list[str]]:
         number = int(url.rpartition("=")[2])
         return [f"{HOST}/{number // 400}.jpg"], [f"{HOST}/photo?id={number + 1}"]
@@ -177,13 +177,13 @@ def test_a_kind_goes_on_for_as_long_as_it_brings_pictures() -> None:
     assert (len(visited), met) == (3_000, [])
 
 
-def test_a_kind_goes_on_for_as_long_as_it_leads_to_another() -> None:
+def test_a_kind_is_kept_as_long_as_it_leads_to_another() -> None:
     def forum(url: str) -> tuple[list[str], list[str]]:
         number = int(url.rpartition("/")[2])
         return ([], [f"{HOST}/list/{number + 1}", f"{HOST}/album/{number}"]) if "/list/" in url else ([], [])
 
     watch = TrapWatch()
-    for number in range(3 * BARREN_PAGES["barren"]):
+    for number in range(3 * _BARREN_PAGES["barren"]):
         url = f"{HOST}/list/{number}"
         assert watch.note(url, *forum(url)) == ""
 
@@ -197,26 +197,26 @@ def test_a_kind_goes_on_for_as_long_as_it_leads_to_another() -> None:
         ("/cal?y=2024&m=3&d={}", "calendar"),
     ],
 )
-def test_a_kind_that_brings_nothing_is_given_up_under_its_name(path: str, trap: str) -> None:
+def test_a_kind_that_brings_nothing_is_abandoned_under_its_name(path: str, trap: str) -> None:
     watch = TrapWatch()
     pages = [HOST + path.format(number) for number in range(600)]
     verdicts = [watch.note(page, [f"{HOST}/logo.png"], pages[:9]) for page in pages]
-    assert verdicts.index(trap) == BARREN_PAGES[trap]  # the first page has brought the logo
+    assert verdicts.index(trap) == _BARREN_PAGES[trap]  # the first page has brought the logo
     assert {watch.verdict(page) for page in pages} == {trap}
     assert watch.verdict(f"{HOST}/other/page") == watch.verdict(pages[0].replace("a.", "b.")) == ""
 
 
-def test_links_to_what_was_given_up_lead_nowhere() -> None:
+def test_links_to_an_abandoned_kind_are_traps() -> None:
     watch = TrapWatch()
-    for number in range(BARREN_PAGES["barren"]):
+    for number in range(_BARREN_PAGES["barren"]):
         watch.note(f"{HOST}/x/{number}", (), ())
-    for number in range(BARREN_PAGES["barren"]):
+    for number in range(_BARREN_PAGES["barren"]):
         verdict = watch.note(f"{HOST}/y/{number}", (), [f"{HOST}/x/{number + 10_000}"])
     assert verdict == "barren"
 
 
-def test_a_maze_of_made_up_names_ends_with_its_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traps, "BARREN_SECTION", 300)
+def test_a_maze_of_random_names_ends_with_its_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traps, "_BARREN_SECTION", 300)
 
     def maze(url: str) -> tuple[list[str], list[str]]:
         word = url.rpartition("/")[2]
@@ -227,10 +227,10 @@ def test_a_maze_of_made_up_names_ends_with_its_directory(monkeypatch: pytest.Mon
     assert watch.verdict(f"{HOST}/elsewhere/w") == watch.verdict(f"{HOST}/maze") == ""
 
 
-def test_what_it_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_the_watch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MAX_WATCHED", "MAX_RETIRED", "MAX_KNOWN"):
         monkeypatch.setattr(traps, name, 10)
-    monkeypatch.setitem(BARREN_PAGES, "barren", 2)
+    monkeypatch.setitem(_BARREN_PAGES, "barren", 2)
     watch = TrapWatch()
     for number in range(100):
         word = f"{HOST}/{'x' * number}/"

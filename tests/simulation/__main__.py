@@ -1,4 +1,4 @@
-"""``python -m tests.simulation SEED``: that crawl again, with its trace; ``FIRST-LAST``: those that fail."""
+"""``python -m tests.simulation SEED`` repeats a crawl with its trace; ``FIRST-LAST`` lists the seeds that fail."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ from tests.simulation.world import simulate
 
 
 def main(argument: str) -> int:
-    logging.disable(logging.CRITICAL)  # the trace has it all
+    logging.disable(logging.CRITICAL)  # the trace has all the information
     first, _, last = argument.partition("-")
     began = time.perf_counter()
     failed = 0

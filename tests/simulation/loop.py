@@ -1,4 +1,4 @@
-"""Events in the order of their times, and the processes they happen to: the one clock of a simulated world."""
+"""Events in the order of their times, and the processes that they belong to: the only clock of a simulated crawl."""
 
 import heapq
 import random
@@ -8,10 +8,10 @@ Action = Callable[[], None]
 
 
 class Loop:
-    """Runs what is to happen, one thing after the other; nothing else lets time pass.
+    """Runs events one after the other; time passes only between them.
 
     Args:
-        seed: all that is left to chance follows from it.
+        seed: determines all random choices.
     """
 
     def __init__(self, seed: int) -> None:
@@ -23,12 +23,12 @@ class Loop:
         self._names: dict[str, str] = {}
 
     def later(self, seconds: float, action: Action) -> None:
-        """Have something happen so many seconds from now."""
+        """Schedule an action this number of seconds from now."""
         self._count += 1
         heapq.heappush(self._events, (self.now + seconds, self._count, action))
 
     def step(self) -> bool:
-        """The next event; False where there is none."""
+        """Run the next event; return False if there is none."""
         if not self._events:
             return False
         self.now, _, action = heapq.heappop(self._events)
@@ -36,11 +36,11 @@ class Loop:
         return True
 
     def note(self, text: str) -> None:
-        """One more line of the trace."""
+        """Append a line to the trace."""
         self.trace.append(f"{self.now:9.3f}  {text}")
 
     def name(self, secret: str) -> str:
-        """A name for what has one made of true randomness: the same in every run."""
+        """Return a name for a truly random string that is the same in every run."""
         return self._names.setdefault(secret, f"#{len(self._names) + 1}")
 
     def is_so(self, chance: float) -> bool:
@@ -48,22 +48,22 @@ class Loop:
 
 
 class Process:
-    """What can be killed, stopped (SIGSTOP) and started again; its events die with it, or wait until it goes on.
+    """A process that can be killed, stopped (SIGSTOP) and started again; its events die with it or wait.
 
-    Its monotonic clock begins anywhere, and anew in each life, as after a boot.
+    Its monotonic clock starts at a random value, and at another one in each life, as after a boot.
     """
 
     def __init__(self, loop: Loop, name: str) -> None:
         self.loop, self.name = loop, name
         self.is_alive = self.is_stopped = False
         self.life = 0
-        #: How often it was stopped.
+        #: Number of stops.
         self.stops = 0
         self._ahead = 0.0
         self._held_up: list[Action] = []
 
     def clock(self) -> float:
-        """Monotonic seconds."""
+        """Return the monotonic seconds."""
         return self.loop.now + self._ahead
 
     def start(self) -> None:
@@ -78,7 +78,7 @@ class Process:
         self._held_up.clear()
 
     def stop(self, seconds: float) -> None:
-        """Nothing happens in it for a while; what came meanwhile then happens at once, in any order."""
+        """Suspend it for a while; delayed events then happen at once, in any order."""
         if not self.is_alive or self.is_stopped:
             return
         self.loop.note(f"{self.name} is stopped for {seconds:.3f}")
@@ -98,7 +98,7 @@ class Process:
             self.later(0.0, action)
 
     def later(self, seconds: float, action: Action) -> None:
-        """Have something happen in this life of it."""
+        """Schedule an action in the present life of the process."""
         life = self.life
         self.loop.later(seconds, lambda: self._happen(life, action))
 

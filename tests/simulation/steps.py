@@ -1,7 +1,7 @@
-"""`crawler.turn.work_off`, one question at a time.
+"""`crawler.worker.turn.work_off`, one question at a time.
 
-It is a generator that waits inside the calls it makes, so in one thread it can't be left alone there. Instead it is
-begun anew for each answer and told the earlier ones again, with the same dice, until it asks what is still open.
+It is a generator that waits inside its calls, so a single thread can't suspend it there. Instead, each step starts it
+again, gives it the earlier answers with the same random numbers, and stops at its next question.
 """
 
 import random
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from crawler.model import Outcome, Request, Turn
-from crawler.turn import work_off
+from crawler.worker.turn import work_off
 
 
 @dataclass(frozen=True)
 class Start:
-    """May it begin a request at this time of the clock?"""
+    """The question whether a request may begin at this time of the clock."""
 
     at: float
 
 
-class _Asked(BaseException):  # no Exception, which somebody might catch
-    """A question that has no answer yet."""
+class _Asked(BaseException):  # not an Exception, so that no handler catches it
+    """A question without an answer so far."""
 
     def __init__(self, question: Start | Request) -> None:
         super().__init__(question)
@@ -29,10 +29,10 @@ class _Asked(BaseException):  # no Exception, which somebody might catch
 
 
 class Steps:
-    """One turn, worked off.
+    """The execution of one turn.
 
     Args:
-        seed: of the dice for the pace.
+        seed: for the random numbers of the pace.
         clock: monotonic seconds.
     """
 
@@ -42,7 +42,7 @@ class Steps:
         self._told = 0
 
     def next(self) -> Start | Request | Outcome | None:
-        """The next question, which `answer` answers, or the next outcome; None at the end."""
+        """Return the next question, which `answer` answers, or the next outcome; None at the end."""
         random.seed(self._seed)
         given = iter(self._answers)
 

@@ -1,17 +1,18 @@
-"""A worker's store in memory, which knows what a power cut would leave of it."""
+"""A worker's store in memory, with a record of the data that would survive a power cut."""
 
+from collections.abc import Collection
 from io import BufferedReader, BytesIO
 from pathlib import Path
 
-from crawler.storage import LocalStore
+from crawler.store.local import LocalStore
 
 
 class _Blob(BytesIO):
-    """Bytes to be read like a file."""
+    """Bytes with the interface of a file."""
 
 
 class SimulatedStore(LocalStore):
-    """Pictures in two dictionaries; the directory is for the worker's notes and records, which are real files.
+    """Pictures in two dictionaries; the directory holds the worker's outbox and manifest, which are real files.
 
     Args:
         name: 16 hex digits.
@@ -21,7 +22,7 @@ class SimulatedStore(LocalStore):
         super().__init__(root)
         self.__dict__["id"] = name
         self._fresh: dict[str, bytes] = {}
-        #: What was flushed.
+        #: Flushed pictures.
         self.durable: dict[str, bytes] = {}
 
     def restore(self) -> None:
@@ -46,10 +47,10 @@ class SimulatedStore(LocalStore):
         self._fresh.pop(key, None)
         self.durable.pop(key, None)
 
-    def flush(self) -> None:
+    def flush(self, keys: Collection[str] = ()) -> None:
         self.durable |= self._fresh
         self._fresh.clear()
 
     def lose_power(self) -> None:
-        """What was not flushed is gone."""
+        """Drop all unflushed pictures."""
         self._fresh.clear()

@@ -1,4 +1,4 @@
-"""A small web that dice have made: pages, pictures, hosts with their manners and bad days."""
+"""A small random web: pages, pictures, and hosts with rules and outages."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -9,7 +9,8 @@ from typing import NamedTuple
 from msgspec import structs
 
 from crawler.errors import RequestFailed
-from crawler.model import Kind, Outcome, Request, RobotsRules, failure
+from crawler.handler import failure
+from crawler.model import Kind, Outcome, Request, RobotsRules
 from crawler.urls import host_key, origin
 
 #: Hops that are followed.
@@ -19,7 +20,7 @@ _DOWN = RequestFailed("connect", retryable=True, down="host")
 
 
 class Reply(NamedTuple):
-    """What comes of a visit: bytes of a picture, or an outcome that is clear already; and how long it takes."""
+    """The result of a visit: bytes of a picture, or an outcome that is already known; and its duration."""
 
     seconds: float
     outcome: Outcome | None = None
@@ -32,28 +33,28 @@ class Origin:
 
     name: str
     rules: RobotsRules
-    #: Time until which its robots.txt can't be had.
+    #: Time until which its robots.txt is unreachable.
     is_silent_until: float = 0.0
 
 
 @dataclass
 class Host:
-    """One host, with its bad days: begin, end, and the seconds it asks for, if it does."""
+    """One host with its overloads: begin, end, and the seconds it asks for, or None."""
 
     key: str
     origins: list[Origin]
     latency: float
-    #: Begin and end of the time in which nobody answers there.
+    #: Begin and end of the time in which it is unreachable.
     down: tuple[float, float] = (0.0, 0.0)
     overloads: list[tuple[float, float, float | None]] = field(default_factory=list)
 
 
 class Web:
-    """Everything that can be visited.
+    """All hosts, pages and pictures.
 
     Args:
-        dice: what makes it.
-        seconds: longest that a request takes.
+        dice: the source of randomness.
+        seconds: the maximum duration of a request.
         is_calm: nothing ever fails.
     """
 
@@ -62,11 +63,13 @@ class Web:
         self.hosts = {host.key: host for host in map(self._host, range(dice.randint(1, 4)))}
         self.origins = {place.name: place for host in self.hosts.values() for place in host.origins}
         self.contents: dict[str, bytes] = {}
-        #: URL → where it redirects to.
+        #: URLs of pictures that crash the process that decodes them.
+        self.crashing: set[str] = set()
+        #: URL → its redirect target.
         self.moves: dict[str, str] = {}
         #: URL → reasons of the failures to come, the next one last; a permanent one stays.
         self.faults: dict[str, list[str]] = {}
-        #: (kind, URL) → how often it was asked for, and the reasons it was refused for.
+        #: (kind, URL) → number of visits, and the reasons of its failures.
         self.visits: Counter[tuple[Kind, str]] = Counter()
         self.reasons: dict[str, set[str]] = {}
         self.host_reasons: dict[str, set[str]] = {key: set() for key in self.hosts}
@@ -82,11 +85,11 @@ class Web:
             self._spoil(url)
 
     def is_shut(self, url: str) -> bool:
-        """Whether robots.txt forbids it."""
+        """Return whether robots.txt forbids the URL."""
         return _FORBIDDEN in url and bool(self.origins[origin(url)].rules.text)
 
     def ask(self, request: Request, now: float) -> Reply:
-        """What a visit brings that begins now."""
+        """Return the result of a visit that begins now."""
         self.visits[request.kind, request.url] += 1
         host = self.hosts[host_key(request.location)]
         seconds = min(host.latency * self._dice.expovariate(1.0), 0.9 * self._seconds)
@@ -129,7 +132,7 @@ class Web:
         reason = faults.pop()
         return _DOWN if reason == "connect" else RequestFailed(reason, retryable=True)
 
-    # making it ----------------------------------------------------------------------------------------------------
+    # construction -----------------------------------------------------------------------------------------------------
 
     def _is(self, chance: float) -> bool:
         return self._dice.random() < chance
@@ -167,7 +170,7 @@ class Web:
         return url
 
     def _spoil(self, url: str) -> None:
-        """A page or picture may be elsewhere, and more than once; it may be gone, or not there for now."""
+        """Let a page or picture be moved, even repeatedly; or missing, permanently or for a while."""
         is_page = url in self.links
         for _ in range(self._dice.choice((1, 1, 2, 6)) if self._is(0.15) else 0):
             target = f"{self._place() if self._is(0.5) else origin(url)}/moved-{len(self.moves)}.jpg"
@@ -176,6 +179,8 @@ class Web:
                 break
             self.contents[target] = self.contents[url]
             url = target
+        if not is_page and not self._is_calm and self._is(0.1):
+            self.crashing.add(url)
         if self._is_calm or not self._is(0.25):
             return
         lasting = self._dice.choice((["http-404"], ["timeout"], ["connect"], ["timeout", "connect"], ["connect"] * 6))

@@ -1,6 +1,6 @@
-"""A worker without threads: what `crawler.worker.Worker` and `crawler.box.Download` do, as answers to what happens.
+"""A worker without threads: the behaviour of `Worker` and `DownloaderNode` as reactions to events.
 
-Its turns are worked off by the real `work_off`, its notes are the real ones; asking, committing and renewing follow the
+Its turns are run by the real `work_off` and its outbox is the real one. Leasing, committing and renewing follow the
 real worker's methods of the same names.
 """
 
@@ -11,31 +11,33 @@ from typing import Any, Protocol
 
 from msgspec import structs
 
-from crawler import turn
-from crawler.engines.calls import RESULTS, TASKS
+from crawler.errors import RequestFailed
 from crawler.frontier.base import PROTOCOL
-from crawler.model import About, Grant, Kind, Outcome, Renewal, Request, Verdict, describe
-from crawler.notes import Left
-from crawler.shelf import Shelf
-from crawler.worker import WorkerSettings
+from crawler.handler import failure
+from crawler.model import Grant, Kind, Outcome, Renewal, Request, Verdict, WorkerInfo, describe
+from crawler.queue.protocol import RESULTS, TASKS
+from crawler.store.outbox import OutboxContents
+from crawler.store.result_store import ResultStore
+from crawler.worker import held_turns, turn
+from crawler.worker.worker import WorkerSettings
 from tests.simulation.line import Line
 from tests.simulation.loop import Loop, Process
-from tests.simulation.manners import Manners, Visit
 from tests.simulation.master import Master
+from tests.simulation.politeness import HostLogs, Visit
 from tests.simulation.steps import Start, Steps
 from tests.simulation.web import Reply, Web
 
-#: As in `crawler.worker`: one call for work, files that are flushed together, a busy host that names no time, renewals
-#: while a host may have other visitors, a nap.
+#: As in `crawler.worker`: seconds of a lease call, files and seconds of a flush, the wait for a busy host that
+#: names none, the renewal interval on shared hosts, and a nap.
 _POLL, _FLUSH_FILES, _FLUSH_SECONDS, _SHUN_SECONDS, _LISTEN, _NAP = 1.0, 100, 2.0, 1.0, 0.5, 0.25
 
 Then = Callable[[Any], None]
 
 
 class Way(Protocol):
-    """A worker's way to its master; every call is answered in the end, unless the worker dies before."""
+    """The connection from a worker to its master; every call is answered in the end, unless the worker dies before."""
 
-    def hello(self, worker: str, about: About, then: Then) -> None: ...
+    def hello(self, worker: str, about: WorkerInfo, then: Then) -> None: ...
 
     def lease(self, worker: str, kinds: tuple[Kind, ...], limit: int, seconds: float, then: Then) -> None: ...
 
@@ -45,12 +47,12 @@ class Way(Protocol):
 
 
 class Remote:
-    """Over the network."""
+    """The connection over the network."""
 
     def __init__(self, line: Line) -> None:
         self._line = line
 
-    def hello(self, worker: str, about: About, then: Then) -> None:
+    def hello(self, worker: str, about: WorkerInfo, then: Then) -> None:
         self._line.call(TASKS, "hello", worker, PROTOCOL, about, then=then)
 
     def lease(self, worker: str, kinds: tuple[Kind, ...], limit: int, seconds: float, then: Then) -> None:
@@ -64,12 +66,12 @@ class Remote:
 
 
 class Local:
-    """Within the master's process, as the walker of pages works; it dies with it."""
+    """Direct calls within the master's process, for the worker that walks pages; it dies with the master."""
 
     def __init__(self, master: Master) -> None:
         self._master, self._process = master, master.process
 
-    def hello(self, worker: str, about: About, then: Then) -> None:
+    def hello(self, worker: str, about: WorkerInfo, then: Then) -> None:
         self._process.later(0.0, lambda: then(self._master.frontier.hello(worker, PROTOCOL, about)))
 
     def lease(self, worker: str, kinds: tuple[Kind, ...], limit: int, seconds: float, then: Then) -> None:
@@ -95,11 +97,11 @@ class Local:
 
 
 @dataclass(eq=False, kw_only=True)
-class Held(turn.Held):
-    """A turn in the worker's hands."""
+class Held(held_turns.HeldTurn):
+    """A turn that the worker holds."""
 
     steps: Steps
-    #: The request under way.
+    #: The current request.
     visit: Visit | None = None
 
 
@@ -113,8 +115,9 @@ class Life:
 
     Args:
         process: in which it lives.
-        shelf: where pictures and notes are; None for a worker that walks pages.
-        on_end: called when it was told of the end.
+        shelf: its result store; None for a worker that walks pages.
+        on_end: called when the worker learns of the end.
+        on_crash: called when a picture crashes it.
     """
 
     def __init__(
@@ -127,35 +130,36 @@ class Life:
         *,
         loop: Loop,
         web: Web,
-        manners: Manners,
-        shelf: Shelf | None,
+        host_logs: HostLogs,
+        shelf: ResultStore | None,
         wall: Callable[[], float],
         on_end: Callable[[], None],
+        on_crash: Callable[[], None],
     ) -> None:
         self.name, self.process, self._way, self._kinds, self._settings = name, process, way, kinds, settings
-        self._loop, self._web, self._manners, self._shelf = loop, web, manners, shelf
-        self._wall, self._on_end = wall, on_end
-        self._about = About(life=f"{name} {process.life}", wall=1.0 + process.life)
+        self._loop, self._web, self._host_logs, self._shelf = loop, web, host_logs, shelf
+        self._wall, self._on_end, self._on_crash = wall, on_end, on_crash
+        self._about = WorkerInfo(life=f"{name} {process.life}", wall=1.0 + process.life)
         self._held: dict[str, Held] = {}
-        self._shunned = turn.Shunned()
+        self._avoided = held_turns.AvoidedHosts()
         self._busy = 0
         self._finished: list[Outcome | Ended] = []
         self._waiting: list[Outcome] = []
         self._since = 0.0
         self._is_asking = self._is_telling = self._is_stopping = False
 
-    # joining ------------------------------------------------------------------------------------------------------
+    # joining ----------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         if self._shelf is None:
             self._way.hello(self.name, self._about, then=self._work)
         else:
-            self._way.hello(self.name, About(stays=True), then=lambda _: self._tell_what_is_left())
+            self._way.hello(self.name, WorkerInfo(stays=True), then=lambda _: self._tell_left_outcomes())
 
-    def _tell_what_is_left(self) -> None:
+    def _tell_left_outcomes(self) -> None:
         shelf = self._shelf
         assert shelf is not None
-        found = shelf.left()
+        found = shelf.unacknowledged()
 
         def tell_next() -> None:
             left = next(found, None)
@@ -166,7 +170,7 @@ class Life:
             self._loop.note(f"{self.name} tells what is left: {len(outcomes)}")
             self._way.complete(left.worker, outcomes, (), then=lambda verdicts: settle(left, outcomes, verdicts))
 
-        def settle(left: Left, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]) -> None:
+        def settle(left: OutboxContents, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]) -> None:
             shelf.settle(outcomes, verdicts, worker=left.worker)
             left.forget()
             tell_next()
@@ -177,7 +181,7 @@ class Life:
         self.process.later(self._settings.renewal, self._keep)
         self._ask()
 
-    # asking for work ----------------------------------------------------------------------------------------------
+    # leasing ----------------------------------------------------------------------------------------------------------
 
     def _ask(self) -> None:
         if self._is_asking or self._is_stopping or self._busy >= self._settings.threads:
@@ -207,13 +211,13 @@ class Life:
             steps = Steps(lent, self._loop.dice.getrandbits(32), self.process.clock)
             tokens = {lease.token for lease in lent.leases}
             held = Held(lent, asked_at + self._settings.lease, tokens, steps=steps)
-            held.is_over = self._shunned.has_ended(lent, asked_at)
+            held.is_over = self._avoided.has_ended(lent, asked_at)
             self._held[lent.id] = held
             self._busy += 1
             self.process.later(0.0, lambda held=held: self._go_on(held))  # type: ignore[misc]
         self._ask()
 
-    # working a turn off -------------------------------------------------------------------------------------------
+    # working on turns -------------------------------------------------------------------------------------------------
 
     def _go_on(self, held: Held) -> None:
         while True:
@@ -243,7 +247,7 @@ class Life:
         self._ask()
 
     def _may_start(self, held: Held, at: float) -> bool | float:
-        """Yes, no, or the seconds until that is to be asked again."""
+        """Return yes, no, or the seconds until the next time to ask."""
         now = self.process.clock()
         if self._is_stopping or held.is_over:
             return False
@@ -254,7 +258,7 @@ class Life:
         return max(0.0, at - now) or _NAP
 
     def _send(self, held: Held, request: Request) -> None:
-        """The request is on its way; the worker may be stopped before it has left."""
+        """Send the request; the worker may be stopped before it has left."""
         stops = self.process.stops
         life = self.process.life
         seconds = self._loop.dice.uniform(0.0, 0.01)
@@ -265,22 +269,31 @@ class Life:
             held.visit = visit
             self._loop.note(f"{self.name} visits {request.location}{' late' if is_late else ''}")
             if is_late:
-                self._manners.late(visit, self.process.stops)
-            self._manners.begin(visit)
+                self._host_logs.late(visit, self.process.stops)
+            self._host_logs.begin(visit)
             reply = self._web.ask(request, self._loop.now)
-            self._loop.later(reply.seconds, lambda: self._manners.end(visit))
+            self._loop.later(reply.seconds, lambda: self._host_logs.end(visit))
             self.process.later(reply.seconds, lambda: self._receive(held, visit, reply))
 
         self.process.later(seconds, leave)
 
     def _receive(self, held: Held, visit: Visit, reply: Reply) -> None:
         if held.visit is not visit:
-            return  # cut meanwhile
+            return  # cut in the meantime
         held.visit = None
-        outcome = reply.outcome or self._save(visit.request, reply)
-        self._manners.hears(self.name, visit.life, visit.request, outcome)
+        if reply.content and visit.request.location in self._web.crashing and not visit.request.is_suspect:
+            self._on_crash()
+            return
+        outcome = reply.outcome or self._decode(visit.request, reply)
+        self._host_logs.hears(self.name, visit.life, visit.request, outcome)
         held.steps.answer(outcome)
         self._go_on(held)
+
+    def _decode(self, request: Request, reply: Reply) -> Outcome:
+        """Return the outcome of a picture; a suspect is decoded in another process."""
+        if request.location in self._web.crashing:
+            return failure(request, RequestFailed("poison"), reply.seconds)
+        return self._save(request, reply)
 
     def _save(self, request: Request, reply: Reply) -> Outcome:
         assert self._shelf is not None
@@ -310,14 +323,14 @@ class Life:
         self.process.later(0.0, self._commit)
 
     def _shun(self, host: str, seconds: float, token: str = "") -> None:
-        self._shunned.add(host, self.process.clock() + seconds, token)
+        self._avoided.add(host, self.process.clock() + seconds, token)
         for held in self._held.values():
             held.is_over |= held.turn.host == host
 
-    # committing ---------------------------------------------------------------------------------------------------
+    # committing -------------------------------------------------------------------------------------------------------
 
     def _commit(self) -> None:
-        """Tell what has no file at once, and what has one after a flush that it shares with others."""
+        """Report outcomes without a file at once, and the others after a common flush."""
         if self._is_telling:
             return
         fresh, self._finished = self._finished[:_FLUSH_FILES], self._finished[_FLUSH_FILES:]
@@ -354,14 +367,14 @@ class Life:
 
     def _settle(self, outcomes: list[Outcome], verdicts: Sequence[Verdict]) -> None:
         self._is_telling = False
-        self._shunned.told(outcomes, self.process.clock())
+        self._avoided.reported(outcomes, self.process.clock())
         if self._shelf is not None:
             self._shelf.settle(outcomes, verdicts)
         for name in [name for name, held in self._held.items() if not held.open]:
             del self._held[name]
         self._commit()
 
-    # keeping the leases -------------------------------------------------------------------------------------------
+    # renewing leases --------------------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
         for held in list(self._held.values()):
@@ -390,26 +403,26 @@ class Life:
         self.process.later(self._renewal(), self._keep)
 
     def _renewal(self) -> float:
-        """Seconds until the next renewal: soon, where others visit our hosts too and may hear of a wait before us."""
+        """Return the seconds until the next renewal: few if other workers visit the same hosts."""
         is_shared = any(not held.turn.gap and held.open and not held.is_over for held in self._held.values())
         return min(_LISTEN, self._settings.renewal) if is_shared else self._settings.renewal
 
     def cut(self) -> None:
-        """Cut all requests under way."""
+        """Cut all current requests."""
         for held in self.under_way():
             held.steps.answer(Outcome(status="retry", reason="cancelled"))
             self.process.later(0.0, lambda held=held: self._go_on(held))  # type: ignore[misc]
 
     def under_way(self) -> Iterator[Held]:
-        """The turns with a request under way, which is over for its host now."""
+        """Yield the turns with a current request, and end these requests at their hosts."""
         for held in list(self._held.values()):
             if held.visit is not None:
-                self._manners.end(held.visit)
+                self._host_logs.end(held.visit)
                 held.visit = None
                 yield held
 
     def die(self) -> None:
-        """Its connections are closed, as of any dead process."""
+        """Close its connections, as for any dead process."""
         for _ in self.under_way():
             pass
         if self._shelf is not None:

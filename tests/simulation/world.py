@@ -1,4 +1,4 @@
-"""One integer → one crawl: its web, its settings, its misfortunes, and whether everything held that must."""
+"""One integer → one crawl: its web, its settings, its faults, and whether all invariants held."""
 
 import random
 import shutil
@@ -12,29 +12,29 @@ from random import Random
 
 from crawler.frontier.politeness import Policy
 from crawler.model import Kind
-from crawler.notes import Notes
-from crawler.shelf import OwnShelf, Shelf
-from crawler.worker import WorkerSettings
-from tests.simulation.judge import Judge
-from tests.simulation.line import Line, Weather
+from crawler.store.outbox import Outbox
+from crawler.store.result_store import OwnResultStore, ResultStore
+from crawler.worker.worker import WorkerSettings
+from tests.simulation.invariants import Invariants
+from tests.simulation.line import Line, NetworkFaults
 from tests.simulation.loop import Loop, Process
-from tests.simulation.manners import Manners
 from tests.simulation.master import Master
+from tests.simulation.politeness import HostLogs
 from tests.simulation.stores import SimulatedStore
 from tests.simulation.web import Web
 from tests.simulation.workers import Life, Local, Remote
 
-#: Seconds of simulated time after which misfortunes stop, and those within which the crawl must end then.
+#: Seconds of simulated time after which faults stop, and those within which the crawl must end then.
 TROUBLE, BOUND = 120.0, 3_600.0
-#: More events than any crawl takes: one that goes round in circles within no time.
+#: More events than any crawl takes; a crawl with more loops without progress.
 _MOST_EVENTS = 300_000
 _YEAR = 31_557_600.0
-#: What may happen.
+#: Kinds of faults.
 FAULTS = frozenset(
     {
         *("kill worker", "cut power of worker", "stop worker", "partition", "half-open"),
         *("kill master", "kill master at a commit", "cut power of master", "stop master"),
-        *("set the clock", "refuse commits"),
+        *("set the clock", "refuse commits", "crash worker"),
     }
 )
 _WALKER: tuple[Kind, ...] = ("page", "part", "robots", "list")
@@ -43,47 +43,47 @@ _DOWNLOADER: tuple[Kind, ...] = ("image", "robots")
 
 @dataclass(frozen=True)
 class Result:
-    """How a simulated crawl went."""
+    """The result of a simulated crawl."""
 
     seed: int
     trace: tuple[str, ...]
-    #: What did not hold; empty: everything did.
+    #: The violated invariant; empty if there is none.
     breach: str
-    #: Simulated seconds, events, and numbers of misfortunes by kind.
+    #: Simulated seconds, events, and numbers of faults by kind.
     seconds: float
     events: int
     faults: dict[str, int]
-    #: Numbers of visits and of what they came to: verdicts, and late requests.
+    #: Numbers of visits and of their results: verdicts, and late requests.
     counts: dict[str, int]
 
     @property
     def digest(self) -> str:
-        """Equal for equal runs."""
+        """Return a checksum that is equal for equal runs."""
         return sha256("\n".join(self.trace).encode()).hexdigest()
 
 
-class Box:
-    """One downloader's box: the process that is killed and started again, and what survives in it."""
+class Machine:
+    """The machine of one downloader: a process that is killed and started again, and the store that survives."""
 
     def __init__(self, world: "World", number: int) -> None:
-        self.world, self.name = world, f"box/{number:08x}-0"
+        self.world, self.name = world, f"machine/{number:08x}-0"
         self.process = Process(world.loop, self.name)
-        self.weather = Weather()
+        self.network = NetworkFaults()
         root = world.folder / f"store-{number}"
         root.mkdir()
         self.store = SimulatedStore(root, f"{number:016x}")
-        world.judge.stores[self.store.id] = self.store
+        world.invariants.stores[self.store.id] = self.store
         self._life: Life | None = None
         self._ahead = world.loop.dice.uniform(-100.0, 100.0)
         self.is_done = False
 
     def start(self) -> None:
-        """Unless it runs, or the crawl is over."""
+        """Start it, unless it runs or the crawl is over."""
         if self.process.is_alive or self.is_done:
             return
         self.process.start()
         world = self.world
-        line = Line(world.loop, self.process, world.master, self.weather, self._give_up)
+        line = Line(world.loop, self.process, world.master, self.network, self._give_up)
         self._life = Life(
             self.name,
             self.process,
@@ -92,20 +92,21 @@ class Box:
             world.settings,
             loop=world.loop,
             web=world.web,
-            manners=world.manners,
+            host_logs=world.host_logs,
             shelf=self._shelf(),
             wall=lambda: world.master.wall() + self._ahead,
             on_end=self._finish,
+            on_crash=self._crash,
         )
         self._life.begin()
 
-    def _shelf(self) -> Shelf:
+    def _shelf(self) -> ResultStore:
         if self.world.has_own_records:
-            return OwnShelf(self.store, self.name, 0, "crawl")
-        return Shelf(self.store, Notes(self.store.root, self.name, 0))
+            return OwnResultStore(self.store, self.name, 0, "crawl", self.store.root)
+        return ResultStore(self.store, Outbox(self.store.root, self.name, 0))
 
     def kill(self, *, is_power_cut: bool = False) -> None:
-        """At once; it is started again after a while."""
+        """End it at once; it is started again after a while."""
         if not self.process.is_alive:
             return
         self._end("loses power" if is_power_cut else "is killed")
@@ -115,6 +116,11 @@ class Box:
                 data = notes.read_bytes()
                 notes.write_bytes(data[: self.world.loop.dice.randint(0, len(data))])
         self.world.loop.later(self.world.loop.dice.uniform(0.0, 2.0 * self.world.settings.lease), self.start)
+
+    def _crash(self) -> None:
+        """End it after a picture has crashed it."""
+        self.world.faults["crash worker"] = self.world.faults.get("crash worker", 0) + 1
+        self.kill()
 
     def _give_up(self) -> None:
         self._end("gives up")
@@ -131,7 +137,7 @@ class Box:
 
 
 class World:
-    """Everything that a seed says.
+    """The whole crawl of a seed.
 
     Args:
         folder: for the files; empty.
@@ -158,30 +164,30 @@ class World:
         )
         self.has_own_records = dice.random() < 0.3
         self.web = Web(dice, self.settings.margin, is_calm=self.is_calm)
-        self.manners = Manners(self.loop, self.policy, self.web)
-        self.judge = Judge(self.loop, self.policy, self.web, self.manners)
-        self.judge.lease_seconds = lease
-        self.master = Master(self.loop, folder, self.policy, self.web.seeds, self.judge)
+        self.host_logs = HostLogs(self.loop, self.policy, self.web)
+        self.invariants = Invariants(self.loop, self.policy, self.web, self.host_logs)
+        self.invariants.lease_seconds = lease
+        self.master = Master(self.loop, folder, self.policy, self.web.seeds, self.invariants)
         self.master.on_start.append(self._walk)
         self.master.on_death.append(self._walker_dies)
-        self.boxes = [Box(self, number) for number in range(dice.randint(1, 4))]
+        self.machines = [Machine(self, number) for number in range(dice.randint(1, 4))]
         self.faults: dict[str, int] = {}
         self._walker: Life | None = None
         self.events = 0
 
-    # running ------------------------------------------------------------------------------------------------------
+    # running ----------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """From the first start to the end."""
+        """Run from the first start to the end."""
         dice = self.loop.dice
         self.loop.note(f"{self.settings} {self.policy}")
         self.master.start()
-        for box in self.boxes:
-            self.loop.later(dice.uniform(0.0, 3.0), box.start)
+        for machine in self.machines:
+            self.loop.later(dice.uniform(0.0, 3.0), machine.start)
         if not self.is_calm:
             self._plan_trouble(dice)
             self.loop.later(TROUBLE, self._calm_down)
-        while not all(box.is_done for box in self.boxes):
+        while not all(machine.is_done for machine in self.machines):
             self.events += 1
             if self.loop.now > TROUBLE + BOUND or self.events > _MOST_EVENTS:
                 raise AssertionError("the crawl does not end")
@@ -190,17 +196,17 @@ class World:
         if self.master.process.is_alive:
             self.master.close()
         self.master.start()
-        self.judge.check_all(self.master.frontier)
+        self.invariants.check_all(self.master.frontier)
 
     def close(self) -> None:
-        for box in self.boxes:
-            if box.process.is_alive:
-                box._end("is left")
+        for machine in self.machines:
+            if machine.process.is_alive:
+                machine._end("is left")
         if self.master.process.is_alive:
             self.master.close()
 
     def _walk(self) -> None:
-        """The walker of pages lives and dies with its master."""
+        """Start the worker that walks pages; it lives and dies with its master."""
         process = self.master.process
         self._walker = Life(
             "harvester",
@@ -210,10 +216,11 @@ class World:
             self.settings,
             loop=self.loop,
             web=self.web,
-            manners=self.manners,
+            host_logs=self.host_logs,
             shelf=None,
             wall=self.master.wall,
             on_end=lambda: None,
+            on_crash=lambda: None,
         )
         process.later(0.0, self._walker.begin)
 
@@ -222,30 +229,30 @@ class World:
             self._walker.die()
             self._walker = None
 
-    # trouble ------------------------------------------------------------------------------------------------------
+    # faults -----------------------------------------------------------------------------------------------------------
 
     def _plan_trouble(self, dice: Random) -> None:
-        """Some kinds of misfortune, each again and again; not all of them at once, as they hide each other."""
+        """Choose some kinds of faults, each of which recurs; not all of them at once, as they hide each other."""
         kinds: dict[str, Callable[[], None]] = {
-            "kill worker": lambda: self._some().kill(),
-            "cut power of worker": lambda: self._some().kill(is_power_cut=True),
-            "stop worker": lambda: self._some().process.stop(self._spell()),
+            "kill worker": lambda: self._random_machine().kill(),
+            "cut power of worker": lambda: self._random_machine().kill(is_power_cut=True),
+            "stop worker": lambda: self._random_machine().process.stop(self._duration()),
             "partition": self._partition,
-            "half-open": self._deafen,
+            "half-open": self._make_half_open,
             "kill master": self._kill_master,
             "kill master at a commit": self._kill_at_commit,
             "cut power of master": lambda: self._kill_master(is_power_cut=True),
-            "stop master": lambda: self.master.process.stop(self._spell()),
+            "stop master": lambda: self.master.process.stop(self._duration()),
             "set the clock": lambda: self.master.set_clock(dice.choice((-_YEAR, _YEAR, -3600.0, 3600.0))),
             "refuse commits": self._refuse,
         }
         for kind, act in kinds.items():
             if dice.random() < 0.35:
                 self._repeat(kind, act, dice.choice((5.0, 20.0, 60.0)))
-        for box in self.boxes:
-            weather = box.weather
-            weather.lost_request, weather.lost_answer = dice.choice((0.0, 0.02, 0.2)), dice.choice((0.0, 0.02, 0.3))
-            weather.twice, weather.slow = dice.choice((0.0, 0.02, 0.2)), dice.choice((0.0, 0.0, 0.01, 0.05))
+        for machine in self.machines:
+            network = machine.network
+            network.lost_request, network.lost_answer = dice.choice((0.0, 0.02, 0.2)), dice.choice((0.0, 0.02, 0.3))
+            network.twice, network.slow = dice.choice((0.0, 0.02, 0.2)), dice.choice((0.0, 0.0, 0.01, 0.05))
 
     def _repeat(self, kind: str, act: Callable[[], None], every: float) -> None:
         def happen() -> None:
@@ -257,25 +264,25 @@ class World:
         self.loop.later(self.loop.dice.expovariate(1.0 / every), happen)
 
     def _calm_down(self) -> None:
-        """From now on all is well, so that the crawl must come to its end."""
+        """Stop all faults, so that the crawl must come to its end."""
         self.loop.note("calm")
         self.master.refusals, self.master.dies = 0, ""
-        for box in self.boxes:
-            box.weather.clear_up()
-            box.start()
+        for machine in self.machines:
+            machine.network.clear_up()
+            machine.start()
 
-    def _some(self) -> Box:
-        return self.loop.dice.choice(self.boxes)
+    def _random_machine(self) -> Machine:
+        return self.loop.dice.choice(self.machines)
 
-    def _spell(self) -> float:
-        """Seconds for which something goes on, longer than a lease now and then."""
+    def _duration(self) -> float:
+        """Return a random duration of a fault, sometimes longer than a lease."""
         return self.loop.dice.choice((0.05, 1.0, 0.5, 1.5, 3.0)) * self.settings.lease * self.loop.dice.random()
 
     def _partition(self) -> None:
-        self._some().weather.cut_until = self.loop.now + self._spell()
+        self._random_machine().network.cut_until = self.loop.now + self._duration()
 
-    def _deafen(self) -> None:
-        self._some().weather.deaf_until = self.loop.now + self._spell()
+    def _make_half_open(self) -> None:
+        self._random_machine().network.deaf_until = self.loop.now + self._duration()
 
     def _kill_master(self, *, is_power_cut: bool = False) -> None:
         if self.master.process.is_alive:
@@ -289,7 +296,7 @@ class World:
         self.master.refusals = self.loop.dice.randint(1, 3)
 
     def restart_master(self) -> None:
-        """Somebody starts it again, soon or late."""
+        """Start it again after a short or a long time."""
         self.loop.later(self.loop.dice.choice((0.1, 3.0, 30.0)) * self.loop.dice.random(), self._start_master)
 
     def _start_master(self) -> None:
@@ -298,7 +305,7 @@ class World:
 
 
 def simulate(seed: int) -> Result:
-    """The crawl of that seed."""
+    """Run the crawl of that seed."""
     folder = Path(tempfile.mkdtemp(prefix="simulation-"))
     state = random.getstate()
     breach = ""
@@ -308,12 +315,12 @@ def simulate(seed: int) -> Result:
         world.run()
     except AssertionError as error:
         breach = str(error) or repr(error)
-    except Exception:  # noqa: BLE001  # whatever the crawler raises where it must not is a finding, with its seed
+    except Exception:  # noqa: BLE001  # any exception is a violation, reported with its seed
         breach = traceback.format_exc()
     finally:
         world.master.on_death.remove(world.restart_master)
         world.close()
         random.setstate(state)
         shutil.rmtree(folder)
-    counts = {"visits": world.web.visits.total(), "late": world.manners.late_requests, **world.judge.verdicts}
+    counts = {"visits": world.web.visits.total(), "late": world.host_logs.late_requests, **world.invariants.verdicts}
     return Result(seed, tuple(world.loop.trace), breach, world.loop.now, world.events, world.faults, counts)
