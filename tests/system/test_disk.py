@@ -216,11 +216,11 @@ def test_a_downloader_with_a_full_disk_waits_while_the_others_continue(
         disk.resize("100k")
         full = start("full", "download", job / "join", "-o", machine, "-t", 8)
         wait_until(lambda: "paused: disk full" in full.said, "a pause")
-        saved = len(list((machine / "images").rglob("*.png")))
         # The second downloader takes all remaining pictures, and the first one waits for its disk until the end.
+        # Until then the first one may save what fits: removed temporary files leave room for a few pictures.
         second = start("second", "download", job / "join", "-o", other)
         assert (second.ends(), master.ends()) == (0, 0), second.said
-        assert len(list((machine / "images").rglob("*.png"))) <= saved
+        assert len(list((machine / "images").rglob("*.png"))) <= 100_000 // 4096
         disk.resize("20m")
         assert full.ends() == 0, full.said
         check_uncharged(server, job, threads=8)
