@@ -28,6 +28,9 @@ MAX_REDIRECTS = 20
 _ACCEPT = "image/avif,image/webp,image/apng,image/*,*/*;q=0.8"
 #: Bytes in which an image's size is looked for; some files have long profiles before it.
 _HEADER_BYTES = 65_536
+#: Size in bytes from which decoding takes longer than an event loop may stand still, and the first bytes of formats
+#: that are decoded fast and in this process: JPEG, PNG and GIF.
+_HEAVY_BYTES, _LIGHT_FORMATS = 256 * 1024, (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
 #: Reasons that need only the beginning of an image; the bytes that are not transferred then count as spared.
 _EARLY_REASONS = frozenset({"filtered", "too-small", "too-large", "pixels-limit", "not-an-image", "unsupported-format"})
 
@@ -70,16 +73,16 @@ class Downloader:
     ) -> None:
         load_decoders()
         self._fetcher = fetcher
-        self._store = store
-        self._template = naming or NameTemplate()
-        self._conditions = Conditions(accept=_ACCEPT, max_bytes=max_bytes)
-        self._filter = ImageFilter(
+        self.store = store
+        self.template = naming or NameTemplate()
+        self.conditions = Conditions(accept=_ACCEPT, max_bytes=max_bytes)
+        self.filter = ImageFilter(
             types=types, min_size=min_size, max_aspect=max_aspect, animated=animated, max_pixels=max_pixels
         )
         self._verify = verify
         self._decoder_pool = decoders or DecoderPool()
         self._with_phash = with_phash
-        self._agent = agent
+        self.agent = agent
 
     def handle(self, request: Request) -> Outcome:
         """Download one image. Every failure of the network or of the image ends in the outcome.
@@ -87,92 +90,132 @@ class Downloader:
         Raises:
             DiskError: the store reports an error, which does not count against the URL.
         """
-        started = time.monotonic()
+        download = self.open(request)
         try:
-            response = self._fetcher.fetch(request, self._conditions_for(request))
+            with self._fetcher.fetch(request, download.conditions) as response:
+                if download.begin(response):
+                    for piece in response.chunks():
+                        download.feed(piece)
+                return download.finish()
         except RequestFailed as error:
-            return failure(request, error, time.monotonic() - started)
-        try:
-            with response:
-                return self._receive(request, response)
-        except RequestFailed as error:
-            error.http_status = error.http_status or response.status
-            spared = response.spared if error.reason in _EARLY_REASONS else 0
-            outcome = failure(request, error, response.elapsed)
-            if outcome.record is not None and error.reason in OF_CONTENT and not error.retryable:
-                etag, modified = _validators(request, response)
-                record = structs.replace(outcome.record, final_url=response.url, etag=etag, last_modified=modified)
-                outcome = structs.replace(outcome, record=record)
-            return structs.replace(outcome, received=response.received, spared=spared)
+            return download.fail(error)
 
-    def close(self) -> None:
-        """End the decoder processes now; they end with this process in any case."""
-        self._decoder_pool.close()
+    def open(self, request: Request) -> "Download":
+        """Return the receiver of the response to a request, for a fetcher that runs many requests at a time."""
+        return Download(self, request)
 
-    def _conditions_for(self, request: Request) -> Conditions:
-        """Return conditions that revalidate the previous fetch, unless its file is missing in this store."""
-        prior = request.prior
-        is_lost = prior is not None and prior.store == self._store.id and not self._store.exists(prior.path)
-        return self._conditions if is_lost else revalidating(self._conditions, request)
-
-    def _receive(self, request: Request, response: Response) -> Outcome:
-        if response.location is not None:
-            return redirected(request, response, MAX_REDIRECTS)
-        if response.is_unchanged and request.prior is not None:
-            return self._confirm(request, response, request.prior)
-        response.raise_for_status()
-        self._respect_opt_outs(response)
-        data = self._read(response)
-        info = self._inspect(data, is_suspect=request.is_suspect)
-        self._filter.check(as_header(info))
-        record, is_new = self._save(request, response, data, info)
-        return Outcome(
-            status="done", record=record, latency=response.elapsed, received=response.received, stored=is_new
-        )
-
-    def _respect_opt_outs(self, response: Response) -> None:
-        headers = response.headers
-        directives = header_directives(headers.getlist("x-robots-tag"), headers.getlist("tdm-reservation"))
-        directive = objection(directives, NO_IMAGES, self._agent, time.time())
-        if directive:
-            _log.info("action=opt-out url=%s directive=%s", response.url, directive)
-            raise RequestFailed("opted-out", directive)
-
-    def _read(self, response: Response) -> bytes:
-        """Read the body, unless its first bytes show that the filter refuses the image."""
-        chunks: list[bytes] = []
-        size, next_check, is_undecided = 0, 0, True
-        for chunk in response.chunks():
-            chunks.append(chunk)
-            size += len(chunk)
-            if is_undecided and size >= next_check:
-                header = read_header(b"".join(chunks))
-                is_undecided = (header is None or not self._filter.check(header)) and size < _HEADER_BYTES
-                next_check = size + max(512, size // 4)  # a server that sends single bytes costs few checks
-        return b"".join(chunks)
-
-    def _inspect(self, data: bytes, *, is_suspect: bool) -> ImageInfo:
-        """Verify the image and return its properties. Raise as `crawler.download.verify.inspect_image` does.
+    def inspect(self, data: bytes, *, is_suspect: bool) -> ImageInfo:
+        """Verify an image and return its properties. Raise as `crawler.download.verify.inspect_image` does.
 
         A suspect is decoded in another process. If that process crashes, this image alone is the cause (``poison``);
         otherwise the image is not the cause of the lost delivery.
         """
-        max_pixels = self._filter.max_pixels
+        max_pixels = self.filter.max_pixels
         outline = examine(data, max_pixels)
         if self._verify == "decode" and (is_suspect or is_risky(outline)):
             of_crash = "poison" if is_suspect else "corrupt"
             return self._decoder_pool.prove(outline, max_pixels, with_phash=self._with_phash, of_crash=of_crash)
         return prove(outline, max_pixels, decode=self._verify == "decode", with_phash=self._with_phash)
 
-    def _confirm(self, request: Request, response: Response, prior: PriorFetch) -> Outcome:
+    def close(self) -> None:
+        """End the decoder processes now; they end with this process in any case."""
+        self._decoder_pool.close()
+
+
+class Download:
+    """One image as it arrives: a `crawler.net.fetcher.Receiver`.
+
+    Args:
+        downloader: its filters, store and decoders.
+        request: the image's request.
+    """
+
+    def __init__(self, downloader: Downloader, request: Request) -> None:
+        self._downloader, self._request = downloader, request
+        self._started = time.monotonic()
+        self._response: Response | None = None
+        self._pieces: list[bytes] = []
+        self._size = self._next_check = 0
+        self._is_undecided = True
+        #: The outcome, if it is known without the body.
+        self._early: Outcome | None = None
+        self.conditions = self._conditions()
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether `finish` may take more than a millisecond or two, so that it must not run in an event loop."""
+        if self._early is not None or not self._pieces:
+            return False
+        if self._size > _HEAVY_BYTES or self._request.is_suspect or not self._downloader.store.is_buffered:
+            return True
+        return not self._pieces[0].startswith(_LIGHT_FORMATS)
+
+    def begin(self, response: Response) -> bool:
+        self._response = response
+        request = self._request
+        if response.location is not None:
+            self._early = redirected(request, response, MAX_REDIRECTS)
+        elif response.is_unchanged and request.prior is not None:
+            self._early = self._confirm(response, request.prior)
+        else:
+            response.raise_for_status()
+            self._respect_opt_outs(response)
+        return self._early is None
+
+    def feed(self, piece: bytes) -> None:
+        """Keep a piece, unless the first bytes of the image show that the filter refuses it."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._is_undecided and self._size >= self._next_check:
+            header = read_header(b"".join(self._pieces))
+            check = self._downloader.filter.check
+            self._is_undecided = (header is None or not check(header)) and self._size < _HEADER_BYTES
+            self._next_check = self._size + max(512, self._size // 4)  # many small pieces cost few checks
+
+    def finish(self) -> Outcome:
+        try:
+            return self._early or self._save(b"".join(self._pieces))
+        except RequestFailed as error:
+            return self.fail(error)
+
+    def fail(self, error: RequestFailed) -> Outcome:
+        request, response = self._request, self._response
+        if response is None:
+            return failure(request, error, time.monotonic() - self._started)
+        error.http_status = error.http_status or response.status
+        spared = response.spared if error.reason in _EARLY_REASONS else 0
+        outcome = failure(request, error, response.elapsed)
+        if outcome.record is not None and error.reason in OF_CONTENT and not error.retryable:
+            etag, modified = _validators(request, response)
+            record = structs.replace(outcome.record, final_url=response.url, etag=etag, last_modified=modified)
+            outcome = structs.replace(outcome, record=record)
+        return structs.replace(outcome, received=response.received, spared=spared)
+
+    def _conditions(self) -> Conditions:
+        """Return conditions that revalidate the previous fetch, unless its file is missing in this store."""
+        downloader, prior = self._downloader, self._request.prior
+        store = downloader.store
+        is_lost = prior is not None and prior.store == store.id and not store.exists(prior.path)
+        return downloader.conditions if is_lost else revalidating(downloader.conditions, self._request)
+
+    def _respect_opt_outs(self, response: Response) -> None:
+        headers = response.headers
+        directives = header_directives(headers.getlist("x-robots-tag"), headers.getlist("tdm-reservation"))
+        directive = objection(directives, NO_IMAGES, self._downloader.agent, time.time())
+        if directive:
+            _log.info("action=opt-out url=%s directive=%s", response.url, directive)
+            raise RequestFailed("opted-out", directive)
+
+    def _confirm(self, response: Response, prior: PriorFetch) -> Outcome:
         """Return the outcome of an unchanged image. It is filtered again, because the settings may have changed."""
         self._respect_opt_outs(response)
         if prior.reason:
             raise RequestFailed(prior.reason, "unchanged")
-        self._filter.check(ImageHeader(format=prior.format, width=prior.width, height=prior.height, animated=None))
+        header = ImageHeader(format=prior.format, width=prior.width, height=prior.height, animated=None)
+        self._downloader.filter.check(header)
         is_own = is_picture(prior.path, prior.sha256)  # otherwise the file of another image that represents this one
         record = _record(
-            request,
+            self._request,
             response,
             store=prior.store if is_own else "",
             path=prior.path if is_own else "",
@@ -184,8 +227,12 @@ class Downloader:
         )
         return Outcome(status="done", record=record, latency=response.elapsed, received=response.received)
 
-    def _save(self, request: Request, response: Response, data: bytes, info: ImageInfo) -> tuple[ImageRecord, bool]:
-        """Store the image; return its record, and whether its bytes were new to the store."""
+    def _save(self, data: bytes) -> Outcome:
+        """Verify and store the image; return its outcome."""
+        request, response, downloader = self._request, self._response, self._downloader
+        assert response is not None  # noqa: S101  # `begin` comes first
+        info = downloader.inspect(data, is_suspect=request.is_suspect)
+        downloader.filter.check(as_header(info))
         record = _record(
             request,
             response,
@@ -196,12 +243,15 @@ class Downloader:
             height=info.height,
             phash=info.phash,
         )
-        path = self._template.key(record, info.extension)
+        path = downloader.template.key(record, info.extension)
         prior = request.prior
-        if prior is not None and prior.store == self._store.id and is_picture(prior.path, record.sha256):
+        if prior is not None and prior.store == downloader.store.id and is_picture(prior.path, record.sha256):
             path = prior.path  # the same bytes keep their name, even if the file was lost
-        is_new = self._store.put(path, data)
-        return structs.replace(record, store=self._store.id, path=path), is_new
+        is_new = downloader.store.put(path, data)
+        record = structs.replace(record, store=downloader.store.id, path=path)
+        return Outcome(
+            status="done", record=record, latency=response.elapsed, received=response.received, stored=is_new
+        )
 
 
 def _record(request: Request, response: Response, **picture: object) -> ImageRecord:

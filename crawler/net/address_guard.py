@@ -150,16 +150,25 @@ class Guard:
             OSError: no address accepts the connection; `socket.gaierror` if the name has no address.
             NoHandles: this process is out of file descriptors, which is not the host's fault.
         """
+        return _connect(self.look_up(host, port), seconds, options)
+
+    def look_up(self, host: str, port: int) -> list[Any]:
+        """Return the permitted addresses of ``host``, as entries of `socket.getaddrinfo`.
+
+        Raises:
+            RequestFailed: ``blocked-address``.
+            socket.gaierror: the name has no address, or no name server responds.
+        """
         if port in BLOCKED_PORTS:
             raise self._refused(host, port, _OTHER_PORT)
-        infos = self._look_up(host, port)
+        infos = self._resolve(host, port)
         objections = [self.objection(host, port, str(info[4][0])) for info in infos]
         permitted = [info for info, objection in zip(infos, objections, strict=True) if not objection]
         if not permitted:
             raise self._refused(host, port, next(iter(objections), "a name without addresses"))
-        return _connect(permitted, seconds, options)
+        return permitted
 
-    def _look_up(self, host: str, port: int) -> list[Any]:
+    def _resolve(self, host: str, port: int) -> list[Any]:
         try:
             infos = socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM)
         except socket.gaierror as error:

@@ -1,7 +1,7 @@
 """Cookies: those that the user provides, and those that a redirect sets for its own chain. No cookie is stored.
 
-Some servers send a picture only to a client that returns the cookie of a redirect to the same URL. So the thread that
-follows a chain of redirects within one origin sends the cookies that these set, and drops them when the chain ends.
+Some servers send a picture only to a client that returns the cookie of a redirect to the same URL. So the requests of
+a chain of redirects within one origin have the cookies that these set, until the chain ends.
 """
 
 import threading
@@ -21,22 +21,22 @@ from crawler.urls import origin
 
 #: Most cookies in one response, and most characters of one cookie (RFC 6265 §6.1).
 _MAX_COOKIES, _MAX_COOKIE = 20, 4_096
+#: Most chains of redirects that are followed at the same time.
+_MAX_CHAINS = 1_000
 #: Longest ``Cookie`` header; most servers refuse longer ones.
 _MAX_HEADER = 8_192
 
 
 class _Chain(Struct, frozen=True):
-    """A chain of redirects that a thread follows: the next request, and the cookies collected so far."""
+    """A chain of redirects: the hops of its next request, the origin, and the cookies collected so far."""
 
-    kind: str
-    url: str
     hops: int
     origin: str
     jar: CookieJar
 
 
 class Cookies:
-    """The ``Cookie`` headers of requests (RFC 6265). Thread-safe; each thread has its own chain.
+    """The ``Cookie`` headers of requests (RFC 6265). Thread-safe.
 
     Args:
         path: file with the user's cookies, in the format of Netscape and curl; None: no cookies.
@@ -47,7 +47,9 @@ class Cookies:
 
     def __init__(self, path: Path | None = None) -> None:
         self._user_jar = _read(path) if path is not None else None
-        self._local = threading.local()
+        self._lock = threading.Lock()
+        #: Kind and URL of a request → its chain; the oldest are dropped, as some chains are not continued here.
+        self._chains: dict[tuple[str, str], _Chain] = {}
 
     def header(self, request: Request) -> str:
         """Return the ``Cookie`` header of a request, or "" if it has none."""
@@ -61,7 +63,9 @@ class Cookies:
     def learn(self, request: Request, response: Response) -> None:
         """Keep the cookies of a redirect within the origin for the next request; any other response ends the chain."""
         jar = self._chain_jar(request)
-        self._local.chain = None
+        key = request.kind, request.url
+        with self._lock:
+            self._chains.pop(key, None)
         lines = [line for line in response.headers.getlist("set-cookie") if _is_valid(line)][:_MAX_COOKIES]
         if not lines and jar is None:
             return
@@ -77,12 +81,15 @@ class Cookies:
             message["Set-Cookie"] = line
         query = MockRequest(requests.Request(url=response.url))
         jar.extract_cookies(MockResponse(message), query)  # type: ignore[arg-type]  # requests made them for the jar
-        self._local.chain = _Chain(request.kind, request.url, request.hops + 1, own_origin, jar)
+        with self._lock:
+            self._chains[key] = _Chain(request.hops + 1, own_origin, jar)
+            if len(self._chains) > _MAX_CHAINS:
+                del self._chains[next(iter(self._chains))]
 
     def _chain_jar(self, request: Request) -> CookieJar | None:
         """Return the cookies of the chain that this request continues, or None if it continues none."""
-        chain: _Chain | None = getattr(self._local, "chain", None)
-        if chain is None or (chain.kind, chain.url, chain.hops) != (request.kind, request.url, request.hops):
+        chain = self._chains.get((request.kind, request.url))
+        if chain is None or chain.hops != request.hops:
             return None
         return chain.jar if chain.origin == origin(request.location) else None
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 from urllib3 import HTTPHeaderDict
 
 from crawler.errors import RequestFailed
-from crawler.model import Request
+from crawler.model import Outcome, Request
 from crawler.urls import resolve
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -103,6 +103,8 @@ class Response:
         self._started = started
         self._clock = clock
         self._ended: float | None = None
+        #: Bytes of the decompressed body so far.
+        self._size = 0
 
     @property
     def elapsed(self) -> float:
@@ -165,24 +167,34 @@ class Response:
             RequestFailed: ``too-large``, ``decompression-limit``, ``timeout``, ``too-slow``, ``truncated``,
                 ``connect``, ``corrupt``, ``unsupported-format`` (the coding) or ``cancelled``.
         """
-        declared, limit = self._declared(), self._conditions.max_bytes
-        if declared is not None and declared > limit:
-            raise RequestFailed("too-large", f"{declared} bytes announced, {limit} allowed")
+        self.check_length()
         return self._pieces()
 
     def _pieces(self) -> Iterator[bytes]:
-        limit = self._conditions.max_bytes
-        size = 0
         try:
             while piece := self._body.read(_PIECE):
-                size += len(piece)
-                if size > limit:
-                    is_compressed = self._body.received <= limit
-                    reason = "decompression-limit" if is_compressed else "too-large"
-                    raise RequestFailed(reason, f"over {limit} bytes")
+                self.count(piece)
                 yield piece
         finally:
-            self._ended = self._clock()
+            self.end()
+
+    def check_length(self) -> None:
+        """Raise ``too-large`` if the announced body is too long. `chunks` does this; so do fetchers without it."""
+        declared, limit = self._declared(), self._conditions.max_bytes
+        if declared is not None and declared > limit:
+            raise RequestFailed("too-large", f"{declared} bytes announced, {limit} allowed")
+
+    def count(self, piece: bytes) -> None:
+        """Count a piece of the decompressed body; raise ``too-large`` or ``decompression-limit`` if it is too long."""
+        self._size += len(piece)
+        limit = self._conditions.max_bytes
+        if self._size > limit:
+            is_compressed = self._body.received <= limit
+            raise RequestFailed("decompression-limit" if is_compressed else "too-large", f"over {limit} bytes")
+
+    def end(self) -> None:
+        """Record that the body has ended now."""
+        self._ended = self._clock()
 
     def read(self) -> bytes:
         """Return the whole body; raises as `chunks` does."""
@@ -248,6 +260,32 @@ class Fetcher(Protocol):
             RequestFailed: ``dns``, ``connect``, ``tls``, ``timeout``, ``truncated`` or ``too-large`` (the headers),
                 ``bad-url``, ``unsupported-scheme`` or ``cancelled``.
         """
+        ...
+
+
+class Receiver(Protocol):
+    """Interface of an object that takes one response as it arrives; the response ends with one outcome.
+
+    `crawler.net.curl_fetcher.CurlFetcher` calls it from its event loop. Only `finish` may take long.
+    """
+
+    #: Parameters of the fetch.
+    conditions: Conditions
+
+    def begin(self, response: Response) -> bool:
+        """Take the headers; return whether the body is needed. Raise `RequestFailed` to refuse the response."""
+        ...
+
+    def feed(self, piece: bytes) -> None:
+        """Take a piece of the decompressed body. Raise `RequestFailed` to refuse the rest."""
+        ...
+
+    def finish(self) -> Outcome:
+        """Return the outcome of the complete response. Raises `crawler.errors.DiskError`."""
+        ...
+
+    def fail(self, error: RequestFailed) -> Outcome:
+        """Return the outcome of a fetch that failed, or that this object refused."""
         ...
 
 

@@ -8,7 +8,6 @@ or redirects, and it takes less than half of the CPU time. `requests.adapters.HT
 import contextlib
 import functools
 import queue
-import re
 import socket
 import ssl
 import threading
@@ -35,18 +34,13 @@ from crawler.net.address_guard import Guard
 from crawler.net.cookies import Cookies
 from crawler.net.exchange import NETWORK_ERRORS, Exchange, classify
 from crawler.net.fetcher import Conditions, Response, TransferLimits
-from crawler.net.referrer import referrer_for
+from crawler.net.request_headers import USER_AGENT, RequestHeaders, validators
 from crawler.net.response_body import NetworkBody
 from crawler.net.response_head import ResponseHead
 from crawler.urls import host_and_port
-from crawler.version import __version__
-
-#: Default ``User-Agent`` header.
-_USER_AGENT = f"imgcrawler/{__version__}"
 
 #: Origins with an idle connection, per thread. As a turn works on one host, more would rarely be reused.
 _IDLE_ORIGINS = 4
-_EMAIL = re.compile(r"[!-?A-~]{1,64}@[A-Za-z0-9.-]{1,255}")
 
 
 class Transport(HTTPAdapter):
@@ -197,7 +191,7 @@ class RequestsFetcher:
     def __init__(
         self,
         limits: TransferLimits | None = None,
-        user_agent: str = _USER_AGENT,
+        user_agent: str = USER_AGENT,
         *,
         contact: str = "",
         proxy: str = "",
@@ -208,14 +202,11 @@ class RequestsFetcher:
     ) -> None:
         self._limits = limits = limits or TransferLimits()
         self._timeout = (min(limits.connect, limits.total), limits.first_byte)
-        self._headers = {"User-Agent": user_agent}
-        if _EMAIL.fullmatch(contact):
-            self._headers["From"] = contact
+        self._headers = RequestHeaders(user_agent, contact, cookies)
         self._tls = tls or ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
         self._guard = guard or Guard()
         self._proxy = _proxy_manager(proxy, self._tls) if proxy else None
         self._clock = clock
-        self._cookies = cookies or Cookies()
         self._local = threading.local()
         self._lock = threading.Lock()
         self._transports: WeakSet[Transport] = WeakSet()  # those of ended threads disappear by themselves
@@ -226,16 +217,13 @@ class RequestsFetcher:
         url = request.location
         if not url.startswith(("http://", "https://")):
             raise RequestFailed("unsupported-scheme", f"not an http(s) URL: {url[:200]!r}")
-        headers = self._headers | _negotiation(request, conditions)
-        cookie = self._cookies.header(request)
-        if cookie:
-            headers["Cookie"] = cookie
+        headers = self._headers.of(request, conditions)
         started = self._clock()
 
         def send(further: Mapping[str, str]) -> tuple[RawResponse, Exchange]:
             return self._send(url, {**headers, **further}, started, conditions.max_bytes)
 
-        raw, exchange = send(_validators(conditions))
+        raw, exchange = send(validators(conditions))
         response = Response(
             url,
             raw.status,
@@ -245,7 +233,7 @@ class RequestsFetcher:
             started=started,
             clock=self._clock,
         )
-        self._cookies.learn(request, response)
+        self._headers.cookies.learn(request, response)
         return response
 
     def abort(self) -> None:
@@ -314,17 +302,3 @@ def _proxy_manager(proxy: str, tls: ssl.SSLContext) -> ProxyManager:
     parts = parse_url(proxy)
     headers = make_headers(proxy_basic_auth=unquote(parts.auth)) if parts.auth else None
     return ProxyManager(parts._replace(auth=None).url, proxy_headers=headers, proxy_ssl_context=tls)
-
-
-def _negotiation(request: Request, conditions: Conditions) -> dict[str, str]:
-    """Return the headers that differ between requests."""
-    image = conditions.accept.startswith("image/")
-    headers = {"Accept": conditions.accept, "Accept-Encoding": "identity" if image else "gzip, deflate"}
-    referrer = referrer_for(request.referrer, request.location, request.referrer_policy)
-    return headers | {"Referer": referrer} if referrer else headers
-
-
-def _validators(conditions: Conditions) -> dict[str, str]:
-    """Return the headers of a conditional request (RFC 9110 §13.1). A request to resume a body has others."""
-    headers = {"If-None-Match": conditions.etag, "If-Modified-Since": conditions.last_modified}
-    return {name: value for name, value in headers.items() if value}

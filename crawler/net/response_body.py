@@ -20,11 +20,11 @@ from crawler.net.response_head import transfer_codings
 logger = logging.getLogger(__name__)
 
 #: Most bytes and seconds for reading the rest of an unwanted body, in order to reuse its connection.
-_DRAINABLE = 65_536
-_DRAIN_SECONDS = 1.0
+DRAINABLE = 65_536
+DRAIN_SECONDS = 1.0
 #: Bytes that a request must have brought before its body is resumed, and the maximum of resumptions.
-_WORTH_RESUMING = 256 * 1024
-_RESUMPTIONS = 3
+WORTH_RESUMING = 256 * 1024
+MAX_RESUMPTIONS = 3
 
 #: Content codings that are decoded, and the others of IANA's registry, which the crawler does not accept. Browsers
 #: ignore other words, such as ``none`` or ``utf-8``, and so does this module.
@@ -38,12 +38,26 @@ _SETTLED = 60.0
 Send = Callable[[dict[str, str]], tuple[HTTPResponse, Exchange]]
 
 
-class _ResumableFile(Struct, frozen=True):
+class ResumableFile(Struct, frozen=True):
     """A file that can be requested in parts: its length, and the header that identifies its version."""
 
     length: int
     field: str
     value: str
+
+    def range_from(self, start: int) -> dict[str, str]:
+        """Return the headers that request the rest from ``start`` on, of the same version (RFC 9110 §14.2, §13.1.5)."""
+        return {"Range": f"bytes={start}-", "If-Range": self.value}
+
+    def is_rest(self, start: int, status: int, headers: HTTPHeaderDict, length: int | None) -> bool:
+        """Check whether a response is the rest of the file from ``start`` on, of the same version."""
+        return (
+            status == 206
+            and headers.get("content-range", "").lower() == f"bytes {start}-{self.length - 1}/{self.length}"
+            and length == self.length - start
+            and headers.get(self.field) == self.value
+            and not content_codings(headers)
+        )
 
 
 class NetworkBody:
@@ -59,23 +73,21 @@ class NetworkBody:
     def __init__(self, raw: HTTPResponse, exchange: Exchange, send: Send, on_close: Callable[[Exchange], None]) -> None:
         self._raw, self._exchange = raw, exchange
         self._send, self._on_close = send, on_close
-        self._codings = _codings(raw.headers)
+        self._codings = content_codings(raw.headers)
         if len(self._codings) == 1:
             raw.headers["Content-Encoding"] = self._codings[0]  # urllib3 takes unknown words in a list for deflate
-        self._transfer_codings = set(transfer_codings(raw.headers.get("transfer-encoding", ""))) - {"chunked"}
-        self._file = _resumable_file(raw) if not self._codings else None
+        self._objection = unreadable(raw.headers)
+        self._file = resumable_file(raw.status, raw.headers, raw.length_remaining)
         self._received_before = 0
-        self._resumptions_left = _RESUMPTIONS
+        self._resumptions_left = MAX_RESUMPTIONS
 
     @property
     def received(self) -> int:
         return self._received_before + self._raw.tell()
 
     def read(self, size: int) -> bytes:
-        if self._transfer_codings:
-            raise RequestFailed("unsupported-format", f"transfer coding {', '.join(sorted(self._transfer_codings))}")
-        if len(self._codings) > 1 or not _SUPPORTED.issuperset(self._codings):
-            raise RequestFailed("unsupported-format", f"content coding {', '.join(self._codings)[:100]}")
+        if self._objection:
+            raise RequestFailed("unsupported-format", self._objection)
         while True:
             try:
                 return self._read_once(size)
@@ -103,18 +115,18 @@ class NetworkBody:
     def _resume(self) -> bool:
         """Request the rest of a body that broke off. Return False if that is not possible."""
         file, start = self._file, self.received
-        if file is None or not self._resumptions_left or self._raw.tell() < _WORTH_RESUMING:
+        if file is None or not self._resumptions_left or self._raw.tell() < WORTH_RESUMING:
             return False
         self._exchange.check()
         self._release()
         self._resumptions_left -= 1
         try:
-            raw, exchange = self._send({"Range": f"bytes={start}-", "If-Range": file.value})
+            raw, exchange = self._send(file.range_from(start))
         except RequestFailed as error:
             logger.debug("not resumed: %s", error)
             return False
         self._raw, self._exchange, self._received_before = raw, exchange, start
-        if _is_rest(raw, file, start):
+        if file.is_rest(start, raw.status, raw.headers, raw.length_remaining):
             return True
         logger.debug("not resumed: response %d is not the requested part", raw.status)
         return False
@@ -129,41 +141,39 @@ class NetworkBody:
         connection = self._raw.connection
         if connection is None or connection.sock is None:  # already in the pool, or closed
             return
-        if (self._raw.length_remaining or 0) > _DRAINABLE:
+        if (self._raw.length_remaining or 0) > DRAINABLE:
             return
-        self._exchange.hurry(_DRAIN_SECONDS)
-        rest = _DRAINABLE
+        self._exchange.hurry(DRAIN_SECONDS)
+        rest = DRAINABLE
         while rest > 0 and (piece := self._read_once(rest)):
             rest -= len(piece)
 
 
-def _codings(headers: HTTPHeaderDict) -> list[str]:
+def content_codings(headers: HTTPHeaderDict) -> list[str]:
+    """Return the known codings in ``Content-Encoding``, in lower case."""
     words = (word.strip().lower() for word in headers.get("content-encoding", "").split(","))
     return [word for word in words if word in _SUPPORTED or word in _UNSUPPORTED]
 
 
-def _resumable_file(raw: HTTPResponse) -> _ResumableFile | None:
-    """Return the file of a response, or None if parts of it can't be requested."""
-    length, headers = raw.length_remaining, raw.headers
+def unreadable(headers: HTTPHeaderDict) -> str:
+    """Return the coding of a body that can't be decoded, or "" if the body can be read."""
+    transfer = set(transfer_codings(headers.get("transfer-encoding", ""))) - {"chunked"}
+    content = content_codings(headers)
+    if transfer:
+        return f"transfer coding {', '.join(sorted(transfer))}"
+    if len(content) > 1 or not _SUPPORTED.issuperset(content):
+        return f"content coding {', '.join(content)[:100]}"
+    return ""
+
+
+def resumable_file(status: int, headers: HTTPHeaderDict, length: int | None) -> ResumableFile | None:
+    """Return the file of a response with a body of ``length`` bytes, or None if parts of it can't be requested."""
     units = {unit.strip().lower() for unit in headers.get("accept-ranges", "").split(",")}
-    if raw.status != 200 or not length or "bytes" not in units:
+    if status != 200 or not length or "bytes" not in units or content_codings(headers):
         return None
     tag, modified = headers.get("etag", ""), headers.get("last-modified", "")
     if _STRONG_TAG.fullmatch(tag):
-        return _ResumableFile(length, "etag", tag)
+        return ResumableFile(length, "etag", tag)
     changed, sent = timestamp(modified), timestamp(headers.get("date", ""))
     is_settled = changed is not None and sent is not None and sent - changed >= _SETTLED
-    return _ResumableFile(length, "last-modified", modified) if is_settled else None
-
-
-def _is_rest(raw: HTTPResponse, file: _ResumableFile, start: int) -> bool:
-    """Check whether a response is the rest of the file from ``start`` on, of the same version."""
-    expected_range = f"bytes {start}-{file.length - 1}/{file.length}"
-    headers = raw.headers
-    return (
-        raw.status == 206
-        and headers.get("content-range", "").lower() == expected_range
-        and raw.length_remaining == file.length - start
-        and headers.get(file.field) == file.value
-        and not _codings(headers)
-    )
+    return ResumableFile(length, "last-modified", modified) if is_settled else None

@@ -10,6 +10,8 @@ import re
 import socket
 from typing import Any
 
+from urllib3 import HTTPHeaderDict
+
 from crawler.errors import RequestFailed
 from crawler.net.exchange import MAX_HEADER_BYTES, Exchange
 
@@ -72,7 +74,7 @@ class ResponseHead(http.client.HTTPResponse):
         codings = transfer_codings(", ".join(self.headers.get_all("transfer-encoding", [])))
         has_length = "content-length" in self.headers
         self.chunked, self.chunk_left = "chunked" in codings, None
-        self.length = None if codings else _content_length(self.headers)
+        self.length = None if codings else content_length(self.headers)
         del self.headers["content-length"]  # other code would parse its original text differently
         if self.length is not None:
             self.headers["content-length"] = str(self.length)
@@ -106,17 +108,29 @@ class ResponseHead(http.client.HTTPResponse):
 
 
 def fields(head: bytes) -> http.client.HTTPMessage:
-    """Return the fields of header lines. Invalid lines are skipped; folded lines are joined (RFC 9112 §5.2)."""
+    """Return the fields of header lines as http.client keeps them."""
     headers = http.client.HTTPMessage()
+    for name, value in field_pairs(head):
+        headers[name] = value
+    return headers
+
+
+def field_pairs(head: bytes) -> list[tuple[str, str]]:
+    """Return names and values of header lines. Invalid lines are skipped; folded lines are joined (RFC 9112 §5.2)."""
+    pairs: list[tuple[str, str]] = []
+    single: set[tuple[str, str]] = set()
     for line in _FOLD.sub(b" ", head).decode("latin-1").split("\n"):
         name, colon, value = line.partition(":")
         name = name.rstrip(" \t")
         if not colon or not _NAME.fullmatch(name):
             continue
         value = value.translate(_REPLACEMENTS).strip(" \t")
-        if name.lower() not in _SINGLE or value not in headers.get_all(name, []):
-            headers[name] = value
-    return headers
+        if name.lower() in _SINGLE:
+            if (name.lower(), value) in single:
+                continue
+            single.add((name.lower(), value))
+        pairs.append((name, value))
+    return pairs
 
 
 def transfer_codings(value: str) -> list[str]:
@@ -125,7 +139,7 @@ def transfer_codings(value: str) -> list[str]:
     return [word for word in words if word in _CODINGS]
 
 
-def _content_length(headers: http.client.HTTPMessage) -> int | None:
+def content_length(headers: http.client.HTTPMessage | HTTPHeaderDict) -> int | None:
     """Return the length in ``Content-Length`` (RFC 9110 §8.6), or None if the header is missing or not valid.
 
     Raises:

@@ -27,6 +27,11 @@ class BlobStore(Protocol):
         """16 hex digits that identify this store permanently."""
         ...
 
+    @property
+    def is_buffered(self) -> bool:
+        """Whether `put` returns at once, because it waits for no disk and no network."""
+        ...
+
     def put(self, key: str, data: bytes) -> bool:
         """Save ``data`` under ``key``. Return False if exactly these bytes were there already."""
         ...

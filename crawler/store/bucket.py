@@ -77,6 +77,10 @@ class FsspecStore:
         if self._read(f"{self._root}/{_CRAWL}") != crawl.encode():
             raise ConfigError(f"{self.url} contains the images of another crawl: choose another --store")
 
+    @property
+    def is_buffered(self) -> bool:
+        return False
+
     def put(self, key: str, data: bytes) -> bool:
         """Save ``data`` under ``key``; replace an object with other content. Return False if it was there already."""
         path = self._path(key)

@@ -97,6 +97,10 @@ class LocalStore:
         path = self._id_file
         return parse_store_id(path.read_bytes(), str(path)) if path.exists() else None
 
+    @property
+    def is_buffered(self) -> bool:
+        return self._durability == "none" or self._is_batched
+
     def name(self, key: str) -> str:
         """Return the file's path, to be shown to the user."""
         return str(self.root / key)

@@ -5,10 +5,11 @@
     outcomes = list(work_off(turn, downloader.handle))
 """
 
+import contextlib
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from msgspec import structs
 
@@ -16,6 +17,50 @@ from crawler.handler import failure
 from crawler.model import TURN_SECONDS, Lease, Outcome, Request, Turn
 from crawler.robots import robots_txt
 from crawler.urls import origin
+
+#: What `turn_steps` asks of its driver.
+Step = float | Request | Outcome
+#: Generator of the steps of a turn. The driver sends the answer to each step.
+Steps = Generator[Step, bool | Outcome | None, None]
+
+
+def turn_steps(turn: Turn, clock: Callable[[], float] = time.monotonic) -> Steps:
+    """Yield the steps of a turn, which a driver carries out, with threads or in an event loop.
+
+    * a clock time: the driver waits until then, and sends whether the next request may start;
+    * a `Request`: the driver handles it, and sends its `Outcome`;
+    * an `Outcome`, one for each lease, with its token. Requests that must not start are ``released``.
+
+    A request starts between one and one and a half gaps after the start of the previous request, and not before its
+    end. The gap after the first request counts from its end, because the host sees it only once it has connected. A gap
+    that the site itself asks for always counts from the end. A redirect within the origin is one more request. URLs
+    that robots.txt forbids are not fetched. The turn ends when the host asks for a pause, or when its responses have
+    taken `TURN_SECONDS`: the remaining requests are left to workers that are free.
+    """
+    next_start, spent = -math.inf, 0.0
+    leases = iter(turn.leases)
+    for lease in leases:
+        request: Request | None = _with_warning(lease)
+        while request is not None:
+            if not (yield next_start):
+                yield Outcome(status="released", token=lease.token)
+                break
+            pace = turn.gap * random.uniform(1.0, 1.5)  # noqa: S311  # pace, not secrets
+            began = clock()
+            outcome = _refusal(turn, request) or (yield request)
+            assert isinstance(outcome, Outcome)  # noqa: S101  # the contract of the driver
+            if outcome.reason == "cancelled":  # the worker cut it
+                outcome = Outcome(status="released")
+            ended = clock()
+            spent += ended - began
+            gap_from = began if next_start > -math.inf else ended
+            next_start = max(gap_from + pace, ended + turn.least_gap)
+            request = _next_in_turn(request, outcome)
+            if request is None:
+                yield structs.replace(outcome, token=lease.token)
+                if wants_rest(outcome) or spent > TURN_SECONDS:
+                    for remaining in leases:
+                        yield Outcome(status="released", token=remaining.token)
 
 
 def work_off(
@@ -25,13 +70,7 @@ def work_off(
     may_start: Callable[[float], bool] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Outcome]:
-    """Yield one outcome for each lease of the turn, with its token; requests that must not start are ``released``.
-
-    A request starts between one and one and a half gaps after the start of the previous request, and not before its
-    end. The gap after the first request counts from its end, because the host sees it only once it has connected. A gap
-    that the site itself asks for always counts from the end. A redirect within the origin is one more request. URLs
-    that robots.txt forbids are not fetched. The turn ends when the host asks for a pause, or when its responses have
-    taken `TURN_SECONDS`: the remaining requests are left to workers that are free.
+    """Carry out the steps of a turn in this thread; yield one outcome for each lease.
 
     Args:
         handle: converts a request into its outcome, such as `Downloader.handle`. Its exceptions propagate.
@@ -39,26 +78,18 @@ def work_off(
             returns True.
         clock: monotonic seconds.
     """
-    next_start, spent = -math.inf, 0.0
-    leases = iter(turn.leases)
-    for lease in leases:
-        request: Request | None = _with_warning(lease)
-        while request is not None:
-            if not (may_start or _sleep_until)(next_start):
-                yield Outcome(status="released", token=lease.token)
-                break
-            pace = turn.gap * random.uniform(1.0, 1.5)  # noqa: S311  # pace, not secrets
-            began = clock()
-            outcome = _attempt(turn, request, handle)
-            ended = clock()
-            spent += ended - began
-            gap_from = began if next_start > -math.inf else ended
-            next_start = max(gap_from + pace, ended + turn.least_gap)
-            request = _next_in_turn(request, outcome)
-            if request is None:
-                yield structs.replace(outcome, token=lease.token)
-                if wants_rest(outcome) or spent > TURN_SECONDS:
-                    yield from (Outcome(status="released", token=remaining.token) for remaining in leases)
+    steps = turn_steps(turn, clock)
+    answer: bool | Outcome | None = None
+    with contextlib.suppress(StopIteration):
+        while True:
+            step = steps.send(answer)
+            answer = None
+            if isinstance(step, Outcome):
+                yield step
+            elif isinstance(step, Request):
+                answer = handle(step)
+            else:
+                answer = (may_start or _sleep_until)(step)
 
 
 def wants_rest(outcome: Outcome) -> bool:
@@ -71,13 +102,11 @@ def _with_warning(lease: Lease) -> Request:
     return lease.request if lease.deliveries == 1 else structs.replace(lease.request, is_suspect=True)
 
 
-def _attempt(turn: Turn, request: Request, handle: Callable[[Request], Outcome]) -> Outcome:
+def _refusal(turn: Turn, request: Request) -> Outcome | None:
+    """Return the outcome of a request that robots.txt forbids, or None if it may be fetched."""
     rules = turn.robots.get(origin(request.location), "") if request.kind in ("page", "image", "part") else ""
     error = robots_txt.refusal(rules, request.location) if rules else None
-    if error is not None:
-        return failure(request, error)
-    outcome = handle(request)
-    return Outcome(status="released") if outcome.reason == "cancelled" else outcome  # the worker cut it
+    return failure(request, error) if error is not None else None
 
 
 def _next_in_turn(request: Request, outcome: Outcome) -> Request | None:

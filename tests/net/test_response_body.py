@@ -17,12 +17,12 @@ from crawler.model import Request
 from crawler.net.exchange import Exchange
 from crawler.net.fetcher import Canned, CannedFetcher, Conditions, TransferLimits
 from crawler.net.requests_fetcher import RequestsFetcher
-from crawler.net.response_body import _WORTH_RESUMING, NetworkBody
+from crawler.net.response_body import WORTH_RESUMING, NetworkBody
 from crawler.robots.robots_txt import RobotsHandler
 from crawler.store.local import LocalStore
 from tests.support.peer import Peer, serving
 
-FILE = random.Random(1).randbytes(4 * _WORTH_RESUMING)  # noqa: S311  # not a secret
+FILE = random.Random(1).randbytes(4 * WORTH_RESUMING)  # noqa: S311  # not a secret
 TAG = {"ETag": '"v1"', "Accept-Ranges": "bytes"}
 
 
@@ -79,21 +79,21 @@ def failed(line: Line, first: HTTPResponse) -> RequestFailed:
 
 
 def test_an_interrupted_body_is_resumed_at_its_offset() -> None:
-    line = Line(rest(_WORTH_RESUMING))
-    assert line.read(answer(FILE[:_WORTH_RESUMING])) == FILE
-    assert line.asked == [{"Range": f"bytes={_WORTH_RESUMING}-", "If-Range": '"v1"'}]
+    line = Line(rest(WORTH_RESUMING))
+    assert line.read(answer(FILE[:WORTH_RESUMING])) == FILE
+    assert line.asked == [{"Range": f"bytes={WORTH_RESUMING}-", "If-Range": '"v1"'}]
 
 
 def test_an_interrupted_part_is_resumed_again_if_it_is_long_enough() -> None:
-    line = Line(rest(_WORTH_RESUMING, 2 * _WORTH_RESUMING), rest(2 * _WORTH_RESUMING))
-    assert line.read(answer(FILE[:_WORTH_RESUMING])) == FILE
-    line = Line(rest(_WORTH_RESUMING, 2 * _WORTH_RESUMING - 1))
-    assert failed(line, answer(FILE[:_WORTH_RESUMING])).reason == "truncated"
+    line = Line(rest(WORTH_RESUMING, 2 * WORTH_RESUMING), rest(2 * WORTH_RESUMING))
+    assert line.read(answer(FILE[:WORTH_RESUMING])) == FILE
+    line = Line(rest(WORTH_RESUMING, 2 * WORTH_RESUMING - 1))
+    assert failed(line, answer(FILE[:WORTH_RESUMING])).reason == "truncated"
     assert len(line.asked) == 1
 
 
 def test_the_number_of_resumptions_is_limited() -> None:
-    step, total = _WORTH_RESUMING, 4 * _WORTH_RESUMING + 1
+    step, total = WORTH_RESUMING, 4 * WORTH_RESUMING + 1
     parts = [
         answer(bytes(step), 206, length=total - at, Content_Range=f"bytes {at}-{total - 1}/{total}")
         for at in range(step, total - 1, step)
@@ -106,7 +106,7 @@ def test_the_number_of_resumptions_is_limited() -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        answer(FILE[: _WORTH_RESUMING - 1]),
+        answer(FILE[: WORTH_RESUMING - 1]),
         answer(FILE[:-1], ETag='W/"v1"'),
         answer(FILE[:-1], ETag=""),
         answer(FILE[:-1], ETag='"a" "b"'),
@@ -127,28 +127,28 @@ def test_a_body_without_a_validator_is_not_resumed(first: HTTPResponse) -> None:
     [
         answer(FILE),
         answer(b"", 416),
-        rest(_WORTH_RESUMING + 1),
-        rest(_WORTH_RESUMING, Content_Range="bytes 0-9/10"),
-        rest(_WORTH_RESUMING, ETag='"v2"'),
-        rest(_WORTH_RESUMING, Content_Encoding="gzip"),
-        rest(_WORTH_RESUMING, Content_Length="9"),
+        rest(WORTH_RESUMING + 1),
+        rest(WORTH_RESUMING, Content_Range="bytes 0-9/10"),
+        rest(WORTH_RESUMING, ETag='"v2"'),
+        rest(WORTH_RESUMING, Content_Encoding="gzip"),
+        rest(WORTH_RESUMING, Content_Length="9"),
         RequestFailed("timeout", retryable=True),
     ],
 )
 def test_any_other_response_leaves_the_body_truncated(second: HTTPResponse | RequestFailed) -> None:
     line = Line(second)
-    error = failed(line, answer(FILE[:_WORTH_RESUMING]))
+    error = failed(line, answer(FILE[:WORTH_RESUMING]))
     assert (error.reason, error.retryable, len(line.asked)) == ("truncated", True, 1)
 
 
 def test_the_timeout_covers_all_requests() -> None:
-    line = Line(rest(_WORTH_RESUMING))
+    line = Line(rest(WORTH_RESUMING))
 
     def time_goes_by() -> None:
         line.now += 30.0
 
     with pytest.raises(RequestFailed, match="timeout"):
-        line.read(answer(FILE[:_WORTH_RESUMING]), time_goes_by)
+        line.read(answer(FILE[:WORTH_RESUMING]), time_goes_by)
     assert line.asked == []
 
 
