@@ -114,6 +114,10 @@ class RequestFailed(CrawlerError):
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
+class UnreadableHead(RequestFailed):
+    """libcurl refuses the whole head of a response because of one line, which browsers skip."""
+
+
 class InvalidImage(RequestFailed):
     """Bytes that are not an acceptable picture; ``reason`` is ``truncated``, ``not-an-image``, …"""
 

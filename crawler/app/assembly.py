@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from crawler.app.build_downloader import about_this_machine, build_downloader, build_fetcher, worker_settings
 from crawler.app.config import CrawlConfig
-from crawler.app.downloader_node import about_this_machine, build_downloader, build_fetcher, worker_settings
 from crawler.engines.base import Engine
 from crawler.engines.local import ProcessEngine, ThreadEngine
 from crawler.frontier.base import PROTOCOL, Frontier

@@ -126,6 +126,9 @@ class FetchSettings(Struct, frozen=True, kw_only=True):
     total_timeout: Annotated[_Timeout, _key("Time for the whole request.")] = 60.0
     min_speed: Annotated[_Number, _key("Minimum bytes per second of a response.")] = 1024
     speed_window: Annotated[_Timeout, _key("Seconds of waiting over which the speed is measured.")] = 10.0
+    http: Annotated[Literal["curl", "requests"], _key("Library that downloads pictures in downloader processes.")] = (
+        "curl"
+    )
 
 
 class DownloadSettings(Struct, frozen=True, kw_only=True):

@@ -3,9 +3,7 @@
 import logging
 import platform
 import re
-import secrets
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,20 +11,14 @@ from typing import Any, TypeVar
 
 from msgspec import structs, to_builtins
 
+from crawler.app.build_downloader import about_this_machine, build_downloader
 from crawler.app.config import CrawlConfig
-from crawler.download.downloader import Downloader
-from crawler.download.naming import NameTemplate
 from crawler.errors import ConfigError, DiskError, MessageError
-from crawler.frontier.base import PROTOCOL, Frontier
-from crawler.handler import Handler
-from crawler.model import GrantState, Kind, WorkerInfo
+from crawler.frontier.base import PROTOCOL
+from crawler.model import GrantState
 from crawler.net.address_guard import Guard, exemptions_in
-from crawler.net.cookies import Cookies
-from crawler.net.fetcher import TransferLimits
-from crawler.net.requests_fetcher import RequestsFetcher
 from crawler.queue.client import RemoteFrontier
 from crawler.queue.join_file import JoinFile, read_join
-from crawler.robots.robots_txt import RobotsHandler
 from crawler.store.bucket import Store, store_at
 from crawler.store.crawl_directory import CrawlDirectory
 from crawler.store.full_disk_pause import DiskPause
@@ -34,7 +26,7 @@ from crawler.store.local import LocalStore
 from crawler.store.lock import try_to_own
 from crawler.store.result_store import ResultStore, claim, result_store_for
 from crawler.version import __version__
-from crawler.worker.worker import Worker, WorkerProgress, WorkerSettings
+from crawler.worker.worker import Worker, WorkerProgress
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +116,14 @@ class DownloaderNode:
         config = CrawlConfig.load(("the master's settings", settings), ("this machine", own))
         results = self._wait_for_disk(lambda: self._open_results(config, name, slot))
         worker, close = build_downloader(
-            name, self._frontier, config, results, self._guard, self._disk, asks_robots=not self._is_outside
+            name,
+            self._frontier,
+            config,
+            results,
+            self._guard,
+            self._disk,
+            asks_robots=not self._is_outside,
+            in_loop=True,
         )
         self._worker = worker
         try:
@@ -217,81 +216,6 @@ class DownloaderNode:
         return _add_up(self._done, worker.progress) if worker is not None else self._done
 
 
-def worker_settings(config: CrawlConfig, *, threads: int) -> WorkerSettings:
-    """Return the settings of a worker."""
-    return WorkerSettings(
-        threads=threads,
-        lease=config.queue.lease,
-        request=config.fetch.total_timeout,
-        patience=config.crawl.patience,
-    )
-
-
-def build_fetcher(config: CrawlConfig, guard: Guard) -> RequestsFetcher:
-    """Return a fetcher with the timeouts of the settings; a request ends within half a lease. Raises `ConfigError`."""
-    fetch = config.fetch
-    limits = TransferLimits(
-        connect=fetch.connect_timeout,
-        first_byte=fetch.first_byte_timeout,
-        total=min(fetch.total_timeout, config.queue.lease / 2),
-        min_speed=fetch.min_speed,
-        window=fetch.speed_window,
-    )
-    return RequestsFetcher(
-        limits,
-        config.politeness.agent,
-        contact=config.politeness.contact,
-        guard=guard,
-        proxy=config.machine.proxy,
-        cookies=Cookies(Path(config.machine.cookies) if config.machine.cookies else None),
-    )
-
-
-def build_downloader(
-    name: str,
-    frontier: Frontier,
-    config: CrawlConfig,
-    results: ResultStore,
-    guard: Guard,
-    disk: DiskPause | None = None,
-    *,
-    asks_robots: bool = True,
-) -> tuple[Worker, Callable[[], None]]:
-    """Return a worker that saves in ``results``, and the function that closes it; ``disk`` waits for its disk."""
-    download = config.download
-    fetcher = build_fetcher(config, guard)
-    downloader = Downloader(
-        fetcher,
-        results.store,
-        naming=NameTemplate(download.name),
-        types=frozenset(download.types) or None,
-        max_bytes=download.max_bytes,
-        min_size=download.min_size,
-        max_aspect=download.max_aspect,
-        animated=download.animated,
-        verify=download.verify,
-        with_phash=download.near != "off",
-        agent=config.politeness.agent,
-    )
-    handlers: dict[Kind, Handler] = {"image": downloader}
-    if asks_robots:
-        handlers["robots"] = RobotsHandler(fetcher, config.politeness.agent, tdm=config.politeness.tdmrep)
-    settings = worker_settings(config, threads=config.machine.threads)
-
-    def close() -> None:
-        fetcher.close()
-        downloader.close()
-
-    worker = Worker(
-        *(name, frontier, handlers, settings),
-        store=results,
-        disk=disk,
-        abort=fetcher.abort,
-        relieve=fetcher.relieve,
-    )
-    return worker, close
-
-
 def _add_up(one: WorkerProgress, other: WorkerProgress) -> WorkerProgress:
     """Return the sum of the progress of two workers, of which the second one is running."""
     return WorkerProgress(
@@ -313,14 +237,6 @@ def _warn_of_release(release: object) -> None:
             release,
             __version__,
         )
-
-
-def about_this_machine() -> WorkerInfo:
-    """Return what a downloader sends about its machine when it joins."""
-    system = " ".join(part for part in (platform.system(), platform.release().partition("-")[0]) if part)
-    python = platform.python_version()
-    release, system, python = (re.sub(r"[^ -~]", "?", fact)[:64] for fact in (__version__, system, python))
-    return WorkerInfo(release=release, system=system, python=python, wall=time.time(), life=secrets.token_hex(8))
 
 
 def _worker_name(store: LocalStore, slot: int) -> str:

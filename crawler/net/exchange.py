@@ -24,7 +24,7 @@ from crawler.net.fetcher import TransferLimits
 #: Most bytes of status line, headers and interim responses together.
 MAX_HEADER_BYTES = 65_536
 #: Most bytes on the wire, as a multiple of the body's size; the rest is the framing of chunks.
-_FRAMING = 2
+FRAMING = 2
 #: A large buffer takes headers and a small image in one read.
 _BUFFER = 65_536
 
@@ -117,7 +117,7 @@ class Exchange(io.RawIOBase):
         self._is_aborted = False
         self._is_complete = False
         self._headers_left: int | None = MAX_HEADER_BYTES
-        self._body_left = _FRAMING * max_bytes + MAX_HEADER_BYTES
+        self._body_left = FRAMING * max_bytes + MAX_HEADER_BYTES
         #: Seconds of waiting and bytes received in the current window for the speed.
         self._window_seconds = 0.0
         self._window_bytes = 0

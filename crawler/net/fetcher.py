@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from io import BytesIO
 from types import TracebackType
 from typing import Protocol, Self
@@ -354,6 +355,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     return max(0.0, until - (now if sent is None else sent))
 
 
+@lru_cache(256)
 def timestamp(value: str) -> float | None:
     """Return an HTTP-date as seconds since the epoch, or None if it is not valid."""
     try:

@@ -202,7 +202,7 @@ class RequestsFetcher:
     ) -> None:
         self._limits = limits = limits or TransferLimits()
         self._timeout = (min(limits.connect, limits.total), limits.first_byte)
-        self._headers = RequestHeaders(user_agent, contact, cookies)
+        self.headers = RequestHeaders(user_agent, contact, cookies)
         self._tls = tls or ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
         self._guard = guard or Guard()
         self._proxy = _proxy_manager(proxy, self._tls) if proxy else None
@@ -217,7 +217,7 @@ class RequestsFetcher:
         url = request.location
         if not url.startswith(("http://", "https://")):
             raise RequestFailed("unsupported-scheme", f"not an http(s) URL: {url[:200]!r}")
-        headers = self._headers.of(request, conditions)
+        headers = self.headers.of(request, conditions)
         started = self._clock()
 
         def send(further: Mapping[str, str]) -> tuple[RawResponse, Exchange]:
@@ -233,7 +233,7 @@ class RequestsFetcher:
             started=started,
             clock=self._clock,
         )
-        self._headers.cookies.learn(request, response)
+        self.headers.cookies.learn(request, response)
         return response
 
     def abort(self) -> None:

@@ -8,6 +8,7 @@ than it announced could forge the next response on the same connection.
 import http.client
 import re
 import socket
+from functools import lru_cache
 from typing import Any
 
 from urllib3 import HTTPHeaderDict
@@ -16,11 +17,11 @@ from crawler.errors import RequestFailed
 from crawler.net.exchange import MAX_HEADER_BYTES, Exchange
 
 #: Most header lines of one response.
-_MAX_LINES = 100
+MAX_LINES = 100
 
 _NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 #: A line break inside a folded header.
-_FOLD = re.compile(rb"\r?\n[ \t]+")
+_FOLD = re.compile(r"\r?\n[ \t]+")
 #: Characters that a value must not have, and their replacement (RFC 9110 §5.5).
 _REPLACEMENTS = str.maketrans("\r\0", "  ")
 #: Fields with a single value; identical copies are dropped.
@@ -64,8 +65,8 @@ class ResponseHead(http.client.HTTPResponse):
         while (line := self.fp.readline(MAX_HEADER_BYTES)) not in (b"\r\n", b"\n"):
             if not line:
                 raise RequestFailed("truncated", "the headers break off", retryable=True)
-            if len(lines) == _MAX_LINES:
-                raise RequestFailed("too-large", f"headers of more than {_MAX_LINES} lines")
+            if len(lines) == MAX_LINES:
+                raise RequestFailed("too-large", f"headers of more than {MAX_LINES} lines")
             lines.append(line)
         return b"".join(lines)
 
@@ -117,20 +118,32 @@ def fields(head: bytes) -> http.client.HTTPMessage:
 
 def field_pairs(head: bytes) -> list[tuple[str, str]]:
     """Return names and values of header lines. Invalid lines are skipped; folded lines are joined (RFC 9112 §5.2)."""
+    text = head.decode("latin-1")
+    if "\n " in text or "\n\t" in text:
+        text = _FOLD.sub(" ", text)
     pairs: list[tuple[str, str]] = []
     single: set[tuple[str, str]] = set()
-    for line in _FOLD.sub(b" ", head).decode("latin-1").split("\n"):
+    for line in text.split("\n"):
         name, colon, value = line.partition(":")
-        name = name.rstrip(" \t")
-        if not colon or not _NAME.fullmatch(name):
+        kind = _kind_of_name(name) if colon else ""
+        if not kind:
             continue
-        value = value.translate(_REPLACEMENTS).strip(" \t")
-        if name.lower() in _SINGLE:
-            if (name.lower(), value) in single:
+        value = value.strip("\r \t")
+        if "\r" in value or "\0" in value:
+            value = value.translate(_REPLACEMENTS).strip(" \t")
+        if kind in _SINGLE:
+            if (kind, value) in single:
                 continue
-            single.add((name.lower(), value))
-        pairs.append((name, value))
+            single.add((kind, value))
+        pairs.append((name.rstrip(" \t"), value))
     return pairs
+
+
+@lru_cache(1024)
+def _kind_of_name(name: str) -> str:
+    """Return a field name in lower case, or "" if it is not valid."""
+    name = name.rstrip(" \t")
+    return name.lower() if _NAME.fullmatch(name) else ""
 
 
 def transfer_codings(value: str) -> list[str]:

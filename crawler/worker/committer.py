@@ -4,20 +4,20 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from math import inf
 
 from crawler.errors import DiskError
 from crawler.model import Outcome
 from crawler.worker.held_turns import NAP, EndedTurn, HeldTurns
 from crawler.worker.patient_calls import PatientFrontier, PatientStore
-from crawler.worker.turn import wants_rest
 
-#: Most files flushed together, and most seconds that the first of them waits.
-_FLUSH_FILES = 100
-_FLUSH_SECONDS = 2.0
+#: Most events of one report, and least seconds from one report to the next.
+_FLUSH_FILES = 256
+_INTERVAL = 0.1
 
 
 class Committer:
-    """The thread that reports outcomes: those without a file at once, the others after a flush of several files.
+    """The thread that reports outcomes, after a flush of the files of all outcomes that have come meanwhile.
 
     Args:
         frontier: receives the outcomes.
@@ -39,32 +39,30 @@ class Committer:
 
     def run(self, over: threading.Event, stop: threading.Event) -> None:
         """Report all outcomes until ``over`` is set. After ``stop``, do not wait for an unavailable disk."""
-        waiting: list[Outcome] = []
-        since = 0.0
+        reported_at = -inf
         while True:
             is_last = over.is_set()
-            events = self._collect(0.02 if is_last else NAP)
+            events = self._collect(0.02 if is_last else NAP, reported_at)
             ended = [event.turn for event in events if isinstance(event, EndedTurn)]
-            outcomes = [event for event in events if isinstance(event, Outcome)]
-            files = [outcome for outcome in outcomes if _has_file(outcome)]
-            since = self._turns.clock() if files and not waiting else since
-            waiting += files
-            is_due = len(waiting) >= _FLUSH_FILES or self._turns.clock() - since >= _FLUSH_SECONDS
-            # Files that a host sent before it asked for a pause are reported before that request.
-            if waiting and (is_due or is_last or any(map(wants_rest, outcomes)) or self._turns.is_idle):
-                self._report(waiting, [])
-                waiting = []
-            self._report([outcome for outcome in outcomes if not _has_file(outcome)], ended)
+            self._report([event for event in events if isinstance(event, Outcome)], ended)
+            reported_at = self._turns.clock()
             self._store.go_on()
             if is_last and not events:
                 self._store.finish(stop)
                 return
 
-    def _collect(self, seconds: float) -> list[Outcome | EndedTurn]:
-        """Return the events since the last call, after waiting up to ``seconds`` for the first one."""
+    def _collect(self, seconds: float, reported_at: float) -> list[Outcome | EndedTurn]:
+        """Return the events since the last call, after waiting up to ``seconds`` for the first one.
+
+        Unless one is urgent, the others have until `_INTERVAL` after the last report. So a report covers what came
+        during the last one, whose length the disk and the network decide, and this thread wakes up a few times a
+        second, not for each image.
+        """
         events: list[Outcome | EndedTurn] = []
         try:
             events.append(self._turns.events.get(timeout=seconds))
+            self._turns.urgent.wait(max(0.0, reported_at + _INTERVAL - self._turns.clock()))
+            self._turns.urgent.clear()
             while len(events) < _FLUSH_FILES:
                 events.append(self._turns.events.get_nowait())
         except queue.Empty:
@@ -77,7 +75,9 @@ class Committer:
         try:
             self._store.keep(outcomes)
         except DiskError as error:
-            outcomes = [self._give_back(error, outcome.token) for outcome in outcomes]
+            outcomes = [
+                self._give_back(error, outcome.token) if _has_file(outcome) else outcome for outcome in outcomes
+            ]
         self._turns.close(outcomes)
         asked_at = self._turns.clock()
         verdicts = self._frontier.complete(outcomes, ended)

@@ -108,19 +108,15 @@ class HeldTurns:
         self.changed = threading.Condition()
         #: Outcomes to report, and ends of turns.
         self.events: queue.SimpleQueue[Outcome | EndedTurn] = queue.SimpleQueue()
-        #: Number of turns that threads process.
+        #: Set when an event must be reported at once: others wait for it, or no further one is to come.
+        self.urgent = threading.Event()
+        #: Number of turns that the runner carries out.
         self.busy = 0
         self.lease, self.clock, self._margin = lease, clock, margin
         self._turns: dict[str, HeldTurn] = {}
         self._avoided = AvoidedHosts()
         #: Clock time at which the last answered call began.
         self._answered = clock()
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no turn is processed and every event was collected."""
-        with self.changed:
-            return self.busy == 0 and self.events.empty()
 
     @property
     def open(self) -> dict[str, HeldTurn]:
@@ -148,6 +144,8 @@ class HeldTurns:
         self.events.put(EndedTurn(held.turn.id))
         with self.changed:
             self.busy -= 1
+            if held.turn.gap or not self.busy:
+                self.urgent.set()  # the host's next turn starts a gap after this end; or the worker is idle
             self.changed.notify_all()
 
     def note_answer(self, asked_at: float) -> None:
@@ -156,7 +154,7 @@ class HeldTurns:
             self._answered = max(self._answered, asked_at)
 
     def begin(self, held: HeldTurn, at: float) -> bool | None:
-        """Return whether a request of a turn may start; after a short wait, None if that is not yet certain.
+        """Return whether a request of a turn may start now; None if that is not yet certain.
 
         It starts at clock time ``at`` or later, if enough of the lease is left and the frontier has answered recently.
         """
@@ -165,10 +163,16 @@ class HeldTurns:
             is_connected = now - self._answered <= SILENCE  # otherwise other workers may have its hosts by now
             if now >= at and is_connected and held.until - now > self._margin:
                 return held.begin(now)
-            if now >= held.until:
-                return False
-            self.changed.wait(min(NAP, max(0.0, at - now) or NAP))
-        return None
+            return False if now >= held.until else None
+
+    def wait(self, at: float) -> None:
+        """Wait for a change, at most until clock time ``at``, and at most `NAP`."""
+        with self.changed:
+            self.changed.wait(self.nap(at))
+
+    def nap(self, at: float) -> float:
+        """Return the seconds after which a turn whose next request starts at clock time ``at`` is looked at again."""
+        return min(NAP, max(0.0, at - self.clock()) or NAP)
 
     def avoid(self, host: str, seconds: float, token: str = "") -> None:
         """End the turns of a host that asked for a pause, and those leased before the frontier knows of it."""
@@ -183,6 +187,7 @@ class HeldTurns:
             for held in self._turns.values():
                 for outcome in held.share_out(self.clock()):
                     self.events.put(outcome)
+                    self.urgent.set()
 
     def close(self, outcomes: Sequence[Outcome]) -> None:
         """Close the leases of outcomes that are about to be reported, so that no renewal takes them for lost."""

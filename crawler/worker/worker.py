@@ -1,12 +1,11 @@
 """The worker: leases turns, handles requests, flushes files and reports outcomes, for pages and images alike.
 
 The caller's thread asks for turns, a `Committer` reports outcomes (it flushes a file before it reports the success),
-and one thread renews the leases. The others handle requests: each processes one turn, a request at a time, at the pace
-that the frontier has set for the host.
+and one thread renews the leases. A `Runner` carries out the turns, with threads or in an event loop: each turn one
+request at a time, at the pace that the frontier has set for the host.
 """
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +23,8 @@ from crawler.worker.dns_breaker import DnsBreaker
 from crawler.worker.held_turns import NAP, HeldTurn, HeldTurns
 from crawler.worker.lease_renewal import renew_leases
 from crawler.worker.patient_calls import PatientFrontier, PatientStore
-from crawler.worker.turn import wants_rest, work_off
+from crawler.worker.runner import Desk, Runner, ThreadRunner
+from crawler.worker.turn import wants_rest
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +85,7 @@ class Worker:
         disk: waits while the disk is unavailable; None: the first disk error ends the worker.
         abort: cuts all connections in use; called from any thread.
         relieve: closes idle connections; called from any thread.
+        runner: returns the runner of this worker, which carries out its turns.
         clock: monotonic seconds.
     """
 
@@ -99,11 +100,12 @@ class Worker:
         disk: DiskPause | None = None,
         abort: Callable[[], None] | None = None,
         relieve: Callable[[], None] | None = None,
+        runner: Callable[[Desk], Runner] = ThreadRunner,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self._handlers, self._settings = handlers, settings
-        self._cut, self._relieve, self._clock = abort or (lambda: None), relieve or (lambda: None), clock
+        self._cut, self._relieve, self.clock = abort or (lambda: None), relieve or (lambda: None), clock
         self._stopping = threading.Event()
         self._over = threading.Event()
         #: Set when the caller asks the worker to stop, not when it ends by itself.
@@ -111,14 +113,15 @@ class Worker:
         self._disk = disk or DiskPause()
         self._store = PatientStore(store, self._disk)
         self._frontier = PatientFrontier(name, frontier, self._over)
-        self._turns = HeldTurns(settings.lease, settings.margin, clock)
-        self._committer = Committer(self._frontier, self._store, self._turns, self._give_back)
+        #: The turns of this worker.
+        self.turns = HeldTurns(settings.lease, settings.margin, clock)
+        self._committer = Committer(self._frontier, self._store, self.turns, self._give_back)
         #: Lock of the fields below, and announcement of changes.
-        self._changed = self._turns.changed
-        #: Most turns at a time; reduced when file descriptors run out.
+        self._changed = self.turns.changed
+        #: Turns below which the worker asks for more; reduced when file descriptors run out.
         self._max_turns = settings.threads
         self._dns_breaker = DnsBreaker(settings.patience, clock)
-        self._todo: queue.SimpleQueue[HeldTurn | None] = queue.SimpleQueue()
+        self._new_runner = runner
         self._error: CrawlerError | None = None
         self._received = 0
 
@@ -133,25 +136,22 @@ class Worker:
             CrawlerError: the disk, the master or the key failed. Finished outcomes are reported first, if the frontier
                 answers.
         """
-        committer = self._thread("commit", lambda: self._committer.run(self._over, self._stop_requested))
+        committer = self.thread("commit", lambda: self._committer.run(self._over, self._stop_requested))
         interval = self._settings.renewal
-        renewer = self._thread(
-            "renew", lambda: renew_leases(self._frontier, self._turns, interval, self._over, self._cut)
+        renewer = self.thread(
+            "renew", lambda: renew_leases(self._frontier, self.turns, interval, self._over, self._cut)
         )
-        threads = [self._thread(str(n), self._work) for n in range(self._settings.threads)]
-        for thread in (committer, renewer, *threads):
+        for thread in (committer, renewer):
             thread.start()
+        runner = self._new_runner(self)
         state: GrantState = "draining"
         try:
-            state = self._ask()
+            state = self._ask(runner)
         except CrawlerError as error:
             self._fail(error)
         finally:
             self._stopping.set()
-            for _ in threads:
-                self._todo.put(None)
-            for thread in threads:
-                thread.join()
+            runner.close()
             self._over.set()
             committer.join()
         if self._error is not None:
@@ -177,26 +177,31 @@ class Worker:
             failed=counts["failed"],
             unchanged=counts["unchanged"],
             received=self._received,
-            leases=len(self._turns.open),
+            leases=len(self.turns.open),
             trouble=self._disk.trouble,
         )
 
+    @property
+    def capacity(self) -> int:
+        """Requests that may be in progress at a time."""
+        return self._max_turns
+
     # asking for work ----------------------------------------------------------------------------------------------
 
-    def _ask(self) -> GrantState:
-        """Lease turns whenever a thread is idle; return the last state."""
+    def _ask(self, runner: Runner) -> GrantState:
+        """Lease turns whenever the runner has room; return the last state."""
         settings = self._settings
         while not self._stopping.is_set():
             with self._changed:
-                if not self._changed.wait_for(lambda: self._turns.busy < self._max_turns, NAP):
+                if not self._changed.wait_for(lambda: self.turns.busy < self._max_turns, NAP):
                     continue
-            asked_at = self._clock()
+            asked_at = self.clock()
             grant = self._frontier.lease(tuple(self._handlers), self._limit(), settings.lease, _POLL)
-            self._turns.note_answer(asked_at)
+            self.turns.note_answer(asked_at)
             if grant.state in ("drained", "draining"):
                 return grant.state
             for turn in grant.turns:
-                self._todo.put(self._turns.add(turn, asked_at))
+                runner.start(self.turns.add(turn, asked_at))
         return "draining"
 
     def _limit(self) -> int:
@@ -213,44 +218,63 @@ class Worker:
             return 1 if self._dns_breaker.may_try else 0
         return self._settings.batch
 
-    # processing turns ---------------------------------------------------------------------------------------------
+    # what the runner calls ----------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        while (held := self._todo.get()) is not None:
-            try:
-                self._process(held)
-            finally:
-                self._spare_descriptors()
-                self._turns.end(held)
+    def may_start(self, held: HeldTurn, at: float) -> bool | None:
+        """Return whether a request may start now, as pace, lease and last answer allow; None: that is not yet certain.
 
-    def _process(self, held: HeldTurn) -> None:
-        for outcome in work_off(
-            held.turn, self._attempt, may_start=lambda at: self._may_start(held, at), clock=self._clock
-        ):
-            if wants_rest(outcome):
-                seconds = min(outcome.host_wait or _AVOID_SECONDS, self._settings.patience + _AVOID_SECONDS)
-                self._turns.avoid(held.turn.host, seconds, outcome.token)
-            self._finish(held, outcome)
-            with self._changed:
-                if not held.settle(outcome):
-                    return
+        False: the turn is over.
+        """
+        if self._stopping.is_set() or held.is_over or self._disk.is_on:
+            return False
+        return self.turns.begin(held, at)
 
-    def _may_start(self, held: HeldTurn, at: float) -> bool:
-        """Wait until pace, lease and the frontier's last answer allow a start. Return False if the turn is over."""
-        while not (self._stopping.is_set() or held.is_over or self._disk.is_on):
-            may_start = self._turns.begin(held, at)
-            if may_start is not None:
-                return may_start
-        return False
+    def attempt(self, request: Request) -> Outcome:
+        """Return the outcome of a request from its handler; this may take long."""
+        return self.guarded(request, lambda: self._handlers[request.kind].handle(request))
 
-    def _attempt(self, request: Request) -> Outcome:
+    def guarded(self, request: Request, act: Callable[[], Outcome]) -> Outcome:
+        """Return the outcome of ``act``, which handles a request, or the outcome for its exception."""
         try:
-            return self._handlers[request.kind].handle(request)
+            return act()
         except CrawlerError as error:
             return failure(request, error) if isinstance(error, RequestFailed) else self._give_back(error)
         except Exception:  # noqa: BLE001  # one bad page or picture must not affect the others
             _log.info("action=handle url=%s", request.location, exc_info=True)
             return failure(request, RequestFailed("internal"))
+
+    def take(self, held: HeldTurn, outcome: Outcome) -> bool:
+        """Take the outcome of a lease; return whether the remaining requests still belong to the turn."""
+        asks_for_pause = wants_rest(outcome)
+        if asks_for_pause:
+            seconds = min(outcome.host_wait or _AVOID_SECONDS, self._settings.patience + _AVOID_SECONDS)
+            self.turns.avoid(held.turn.host, seconds, outcome.token)
+        self._finish(held, outcome)
+        if asks_for_pause or outcome.down:
+            self.turns.urgent.set()  # after the outcome is among the events
+        with self._changed:
+            return held.settle(outcome)
+
+    def end(self, held: HeldTurn) -> None:
+        """Take the end of a turn: its last response is complete."""
+        self._spare_descriptors()
+        self.turns.end(held)
+
+    def thread(self, name: str, task: Callable[[], None]) -> threading.Thread:
+        """Return a thread for a task. Its first error stops the worker, and `run` raises it."""
+
+        def guard() -> None:
+            try:
+                task()
+            except CrawlerError as error:
+                self._fail(error)
+            except Exception as error:  # noqa: BLE001  # a thread that ends silently would hang the crawl
+                _log.info("action=worker name=%s", self.name, exc_info=True)
+                self._fail(CrawlerError(f"internal error in {self.name}: {type(error).__name__}: {error}"))
+
+        return threading.Thread(target=guard, name=f"{self.name}-{name}", daemon=True)
+
+    # outcomes and local faults ------------------------------------------------------------------------------------
 
     def _finish(self, held: HeldTurn, outcome: Outcome) -> None:
         try:
@@ -266,7 +290,7 @@ class Worker:
             self._store.note(outcome)
         except DiskError as error:
             outcome = self._give_back(error, outcome.token)
-        self._turns.events.put(outcome)
+        self.turns.events.put(outcome)
 
     def _give_back(self, error: CrawlerError, token: str = "") -> Outcome:
         """Handle a local fault, which is never the request's; return an outcome that releases the request uncharged."""
@@ -275,7 +299,7 @@ class Worker:
             self._fail(error)
         elif isinstance(error, NoHandles):
             with self._changed:
-                self._max_turns = max(1, min(self._max_turns, self._turns.busy // 2))
+                self._max_turns = max(1, min(self._max_turns, self.turns.busy // 2))
             self._spare_descriptors()
         return Outcome(status="released", token=token, down="disk" if is_disk else "")
 
@@ -284,23 +308,8 @@ class Worker:
         if self._max_turns < self._settings.threads:
             self._relieve()
 
-    # errors -------------------------------------------------------------------------------------------------------
-
-    def _thread(self, name: str, task: Callable[[], None]) -> threading.Thread:
-        """Return a thread for a task. Its first error stops the worker, and `run` raises it."""
-
-        def guard() -> None:
-            try:
-                task()
-            except CrawlerError as error:
-                self._fail(error)
-            except Exception as error:  # noqa: BLE001  # a thread that ends silently would hang the crawl
-                _log.info("action=worker name=%s", self.name, exc_info=True)
-                self._fail(CrawlerError(f"internal error in {self.name}: {type(error).__name__}: {error}"))
-
-        return threading.Thread(target=guard, name=f"{self.name}-{name}", daemon=True)
-
     def _fail(self, error: CrawlerError) -> None:
+        """Stop with an error, which `run` raises."""
         with self._changed:
             self._error = self._error or error
             self._stopping.set()

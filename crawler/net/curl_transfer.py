@@ -1,0 +1,414 @@
+"""One request of `CurlFetcher`: a handle of libcurl, with the limits that libcurl does not have."""
+
+import errno
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from functools import partial
+from io import BytesIO
+from typing import Any, Protocol
+
+import pycurl
+from urllib3 import HTTPHeaderDict, HTTPResponse
+
+from crawler.errors import CrawlerError, NoHandles, RequestFailed, UnreadableHead
+from crawler.model import Request
+from crawler.net.exchange import FRAMING, MAX_HEADER_BYTES, NETWORK_ERRORS, classify
+from crawler.net.fetcher import Receiver, Response, TransferLimits
+from crawler.net.request_headers import RequestHeaders, validators
+from crawler.net.response_body import (
+    DRAIN_SECONDS,
+    DRAINABLE,
+    MAX_RESUMPTIONS,
+    WORTH_RESUMING,
+    ResumableFile,
+    content_codings,
+    resumable_file,
+    unreadable,
+)
+from crawler.net.response_head import MAX_LINES, content_length, field_pairs
+from crawler.urls import host_and_port
+
+_log = logging.getLogger(__name__)
+
+#: Bytes per read of a body that is decompressed.
+_PIECE = 65_536
+#: Return value of libcurl's callbacks that ends a transfer.
+_REFUSE = 0
+
+#: Error codes of libcurl → reason, whether a retry may help.
+_FAILURES: dict[int, tuple[str, bool]] = {
+    pycurl.E_COULDNT_RESOLVE_PROXY: ("dns", True),
+    pycurl.E_COULDNT_RESOLVE_HOST: ("dns", True),
+    pycurl.E_OPERATION_TIMEDOUT: ("timeout", True),
+    pycurl.E_PARTIAL_FILE: ("truncated", True),
+    pycurl.E_SSL_CONNECT_ERROR: ("tls", True),
+    pycurl.E_PEER_FAILED_VERIFICATION: ("tls", False),
+    pycurl.E_SSL_CERTPROBLEM: ("tls", False),
+    pycurl.E_SSL_CIPHER: ("tls", False),
+    pycurl.E_SSL_ISSUER_ERROR: ("tls", False),
+    pycurl.E_URL_MALFORMAT: ("bad-url", False),
+}
+#: Error codes that concern a head which libcurl does not read, or framing that it refuses.
+_UNREAD = frozenset({pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_FTP_WEIRD_SERVER_REPLY})
+
+#: Called at the end of a transfer with None, or with what ended it.
+Done = Callable[[CrawlerError | None], None]
+
+
+class Driver(Protocol):
+    """Interface of a transfer's fetcher."""
+
+    limits: TransferLimits
+    headers: RequestHeaders
+
+    def perform(self, transfer: "Transfer") -> None:
+        """Let libcurl carry out the request that was set in the transfer's handle."""
+        ...
+
+    def finish(self, transfer: "Transfer", error: CrawlerError | None) -> None:
+        """Report the end of a transfer, whose handle is free for the next request."""
+        ...
+
+    def objection(self, host: str, port: int, address: str) -> str:
+        """Return why a connection is not permitted, or ""."""
+        ...
+
+    def in_background(self, act: Callable[[], None], then: Callable[[CrawlerError | None], None]) -> None:
+        """Call ``act`` in another thread, then ``then`` in the loop with the error that it raised."""
+        ...
+
+
+class Waits:
+    """The waits of a request, for a connection, the head and the next bytes, and the speed of its body.
+
+    Args:
+        limits: the longest waits.
+        now: clock time of the start.
+    """
+
+    def __init__(self, limits: TransferLimits, now: float) -> None:
+        self._limits = limits
+        self.is_connected = False
+        self._since = self._window_since = now
+        #: Bytes up to the last check, trailers included, and bytes of the body at the start of the window.
+        self._seen = self._window_seen = 0
+
+    def connected(self, now: float) -> None:
+        """Wait for the head from now on."""
+        self.is_connected, self._since = True, now
+
+    def head_came(self, now: float) -> None:
+        """Wait for the body from now on."""
+        self._since = self._window_since = now
+
+    def failure(self, now: float, received: int, head_bytes: int, *, has_head: bool) -> RequestFailed | None:
+        """Return the failure of a request that waits too long, after so many bytes of body and of head."""
+        limits, seen = self._limits, self._seen
+        self._seen = received + head_bytes
+        if not self.is_connected:
+            if now - self._since >= limits.connect:
+                return RequestFailed("timeout", f"no connection within {limits.connect:.3g} s", retryable=True)
+        elif has_head and self._seen != seen:
+            self._since = now
+        elif now - self._since >= limits.first_byte:
+            part = "body" if has_head else "headers"
+            return RequestFailed("timeout", f"no {part} for {limits.first_byte:.3g} s", retryable=True)
+        return self._too_slow(now, received) if has_head else None
+
+    def _too_slow(self, now: float, received: int) -> RequestFailed | None:
+        seconds = now - self._window_since
+        if seconds < self._limits.window:
+            return None
+        count = received - self._window_seen
+        self._window_since, self._window_seen = now, received
+        if count and count / seconds < self._limits.min_speed:
+            return RequestFailed("too-slow", f"{count / seconds:.0f} bytes per second", retryable=True)
+        return None
+
+
+class Transfer:
+    """A handle of libcurl, which serves one request after the other. The loop's thread calls every method.
+
+    Args:
+        driver: the fetcher.
+        options: options of libcurl that are the same for every request.
+        has_proxy: whether connections go to a proxy.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, driver: Driver, options: Mapping[int, Any], *, has_proxy: bool, clock: Callable[[], float]
+    ) -> None:
+        self._driver, self._has_proxy, self._clock = driver, has_proxy, clock
+        self.easy = easy = pycurl.Curl()
+        for option, value in options.items():
+            easy.setopt(option, value)
+        easy.setopt(pycurl.HEADERFUNCTION, self._on_line)
+        easy.setopt(pycurl.WRITEFUNCTION, self._on_data)
+        easy.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        easy.setopt(pycurl.PREREQFUNCTION, self._on_connected)
+        self._socket: socket.socket | None = None
+        #: The error that ended the request, or decided its outcome before the end.
+        self.error: CrawlerError | None = None
+
+    def open(self, request: Request, receiver: Receiver, done: Done, started: float) -> None:
+        """Take the next request."""
+        self._request, self._receiver, self._done = request, receiver, done
+        self._url = request.location
+        self._started = started
+        self._deadline = started + self._driver.limits.total
+        self._response: Response | None = None
+        self._file: ResumableFile | None = None
+        self._resumptions_left = MAX_RESUMPTIONS
+        self._is_compressed = False
+        self._compressed: list[bytes] = []
+        self._received_before = 0
+        self._body_left = FRAMING * receiver.conditions.max_bytes + MAX_HEADER_BYTES
+        self._is_draining = False
+        self._lines: list[bytes] = []
+        self._has_head = False
+        self.error = None
+
+    def prepare(self) -> None:
+        """Set the request in libcurl's handle. Raise `RequestFailed` if its URL can't be requested."""
+        if not self._url.startswith(("http://", "https://")):
+            raise RequestFailed("unsupported-scheme", f"not an http(s) URL: {self._url[:200]!r}")
+        try:
+            self._host, self._port = host_and_port(self._url)
+            self.easy.setopt(pycurl.URL, self._url)
+        except (pycurl.error, ValueError) as error:
+            raise RequestFailed("bad-url", str(error)) from error
+        conditions = self._receiver.conditions
+        self._headers = self._driver.headers.of(self._request, conditions)
+        self._send(validators(conditions))
+
+    def _send(self, further: Mapping[str, str]) -> None:
+        """Set the headers of the next request, and reset what concerns one response."""
+        headers = {**self._headers, **further}
+        self.easy.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in headers.items()])
+        self._lines = []
+        self._head_bytes = 0
+        self._has_head = False
+        self._received = 0
+        self._waits = Waits(self._driver.limits, self._clock())
+
+    @property
+    def received(self) -> int:
+        """Bytes of the body received over the network so far: with `read` and `close`, this is a `Response`'s body."""
+        return self._received_before + self._received
+
+    def read(self, size: int) -> bytes:
+        raise RequestFailed("internal", "the body goes to the receiver")
+
+    def close(self) -> None:
+        pass
+
+    def release(self) -> Done:
+        """Forget the request; return the function that reports its end."""
+        done = self._done
+        self._close_socket()
+        del self._request, self._receiver, self._done
+        self._response, self._compressed = None, []
+        return done
+
+    # callbacks of libcurl: an exception would be printed, so each ends in `error` -----------------------------------
+
+    def _on_line(self, line: bytes) -> int | None:
+        return None if self._guarded(self._take_line, line) else _REFUSE
+
+    def _on_data(self, data: bytes) -> int | None:
+        return None if self._guarded(self._take_data, data) else _REFUSE
+
+    def _guarded(self, take: Callable[[bytes], bool], data: bytes) -> bool:
+        """Call ``take``; return whether libcurl is to continue."""
+        try:
+            return take(data)
+        except RequestFailed as error:
+            self.error = error
+        except Exception as error:  # noqa: BLE001  # one bad response must not affect the others
+            _log.info("action=fetch url=%s", self._url, exc_info=True)
+            self.error = RequestFailed("internal", type(error).__name__)
+        return self._drains()
+
+    def _on_connected(self, *addresses: object) -> int:
+        self._waits.connected(self._clock())
+        self._close_socket()
+        return pycurl.PREREQFUNC_OK
+
+    def _open_socket(self, purpose: int, address: Any) -> Any:
+        """Return a socket for an address that is permitted; libcurl connects it."""
+        family, kind, protocol, where = address
+        try:
+            if objection := self._driver.objection(self._host, self._port, str(where[0])):
+                self.error = RequestFailed("blocked-address", f"{self._host}:{self._port} is {objection}")
+                return pycurl.SOCKET_BAD
+            self._close_socket()
+            self._socket = socket.socket(family, kind, protocol)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self.error = NoHandles("too many open files: raise `ulimit -n` or use fewer connections with -t")
+            return pycurl.SOCKET_BAD
+        return self._socket
+
+    def _close_socket(self) -> None:
+        """Close the socket that was given to libcurl, which works with a duplicate of it."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    # head and body ------------------------------------------------------------------------------------------------
+
+    def _take_line(self, line: bytes) -> bool:
+        """Take a line of the head, or of the trailers behind the body, which are only counted."""
+        self._head_bytes += len(line)
+        if self._head_bytes > MAX_HEADER_BYTES:
+            raise RequestFailed("too-large", f"headers of more than {MAX_HEADER_BYTES} bytes")
+        if self._has_head:
+            return True
+        if line in (b"\r\n", b"\n"):
+            status = int(self._lines[0].split(None, 2)[1])
+            head = b"".join(self._lines[1:])
+            self._lines = []
+            if status >= 200:
+                self._has_head = True
+                return self._begin(status, head)
+            return True
+        self._lines.append(line)
+        if len(self._lines) > MAX_LINES + 1:
+            raise RequestFailed("too-large", f"headers of more than {MAX_LINES} lines")
+        return True
+
+    def _begin(self, status: int, head: bytes) -> bool:
+        headers = HTTPHeaderDict(field_pairs(head))
+        length = content_length(headers)
+        headers.discard("content-length")
+        if length is not None:
+            headers["content-length"] = str(length)
+        self._waits.head_came(self._clock())
+        if self._response is not None:
+            if self._file is not None and self._file.is_rest(self._received_before, status, headers, length):
+                return True
+            raise RequestFailed("truncated", f"response {status} is not the requested part", retryable=True)
+        self._response = response = Response(
+            self._url,
+            status,
+            headers=headers,
+            body=self,
+            conditions=self._receiver.conditions,
+            started=self._started,
+            clock=self._clock,
+        )
+        self._file = resumable_file(status, headers, length)
+        self._driver.headers.cookies.learn(self._request, response)
+        if not self._receiver.begin(response):
+            return self._drains()
+        response.check_length()
+        if objection := unreadable(headers):
+            raise RequestFailed("unsupported-format", objection)
+        self._is_compressed = bool(content_codings(headers))
+        return True
+
+    def _take_data(self, data: bytes) -> bool:
+        self._received += len(data)
+        self._body_left -= len(data)
+        if self._is_draining:
+            return self._body_left >= 0
+        if self._body_left < 0:
+            raise RequestFailed("too-large", "more bytes on the wire than body and framing need")
+        if self._is_compressed:
+            self._compressed.append(data)
+        else:
+            self._accept(data)
+        return True
+
+    def _accept(self, piece: bytes) -> None:
+        assert self._response is not None  # noqa: S101  # the head comes first
+        self._response.count(piece)
+        self._receiver.feed(piece)
+
+    def _drains(self) -> bool:
+        """Return whether the rest of the body is read, so that the connection can be reused."""
+        response = self._response
+        if response is None or not self._has_head:
+            return False
+        left = int(response.headers.get("content-length", 0)) - self.received
+        self._is_draining = left <= DRAINABLE
+        self._body_left = DRAINABLE
+        self._deadline = min(self._deadline, self._clock() + DRAIN_SECONDS)
+        return self._is_draining
+
+    def decompress(self) -> None:
+        """Give the decompressed body to the receiver. Raise `RequestFailed`; this may take a while."""
+        assert self._response is not None  # noqa: S101  # the head comes first
+        headers = HTTPHeaderDict(self._response.headers)
+        headers["Content-Encoding"] = content_codings(headers)[0]
+        raw = HTTPResponse(BytesIO(b"".join(self._compressed)), headers, preload_content=False)
+        while True:
+            try:
+                piece = raw.read1(_PIECE, decode_content=True)
+            except NETWORK_ERRORS as error:
+                raise classify(error) from error
+            if not piece:
+                return
+            self._accept(piece)
+
+    # the end ------------------------------------------------------------------------------------------------------
+
+    def is_overdue(self, now: float) -> bool:
+        """Return whether the request must end now, for the reason in `error`."""
+        if self._is_draining:
+            return now >= self._deadline
+        failure = self._waits.failure(now, self._received, self._head_bytes, has_head=self._has_head)
+        if now >= self._deadline:
+            part = "body" if self._has_head else "headers"
+            detail = f"{part} not complete after {now - self._started:.3g} s"
+            failure = RequestFailed("timeout", detail, retryable=not self._has_head)  # a slow body will be slow again
+        if failure is None:
+            return False
+        failure.down = "" if self._waits.is_connected else self._far_end
+        self.error = failure
+        return True
+
+    def end(self, code: int, text: str) -> None:
+        """Take libcurl's result: finish, or request the rest of a body that broke off."""
+        if self._response is not None:
+            self._response.end()
+        if not self._is_draining and (code != pycurl.E_OK or not self._has_head):
+            self.error = self.error or self._failure(code, text)
+            if isinstance(self.error, RequestFailed) and self.error.reason == "truncated" and self._resumes():
+                return
+        elif not self._is_draining and self._is_compressed:
+            self.error = None
+            self._driver.in_background(self.decompress, partial(self._driver.finish, self))
+            return
+        elif not self._is_draining:
+            self.error = None  # an address was refused, and another one accepted the connection
+        self._driver.finish(self, self.error)
+
+    def _failure(self, code: int, text: str) -> RequestFailed:
+        if self._has_head:
+            return RequestFailed("truncated", text, retryable=True)
+        if self._response is None and code in _UNREAD:
+            return UnreadableHead("connect", text)
+        if self._lines:
+            return RequestFailed("truncated", "the headers break off", retryable=True)
+        reason, retryable = _FAILURES.get(code, ("connect", True))
+        is_connected = self._waits.is_connected or reason == "tls"
+        return RequestFailed(reason, text, retryable=retryable, down="" if is_connected else self._far_end)
+
+    @property
+    def _far_end(self) -> str:
+        """The part that failed if there is no connection."""
+        return "resolver" if self._has_proxy else "host"
+
+    def _resumes(self) -> bool:
+        """Request the rest of a body that broke off. Return False if that is not possible."""
+        if self._file is None or not self._resumptions_left or self._received < WORTH_RESUMING:
+            return False
+        self._resumptions_left -= 1
+        self._received_before += self._received
+        self.error = None
+        self._send(self._file.range_from(self._received_before))
+        self._driver.perform(self)
+        return True
