@@ -124,26 +124,24 @@ def field_pairs(head: bytes) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     single: set[tuple[str, str]] = set()
     for line in text.split("\n"):
-        name, colon, value = line.partition(":")
-        kind = _kind_of_name(name) if colon else ""
-        if not kind:
-            continue
-        value = value.strip("\r \t")
-        if "\r" in value or "\0" in value:
-            value = value.translate(_REPLACEMENTS).strip(" \t")
+        kind, pair = _field(line)
         if kind in _SINGLE:
-            if (kind, value) in single:
+            if (kind, pair[1]) in single:
                 continue
-            single.add((kind, value))
-        pairs.append((name.rstrip(" \t"), value))
+            single.add((kind, pair[1]))
+        if kind:
+            pairs.append(pair)
     return pairs
 
 
-@lru_cache(1024)
-def _kind_of_name(name: str) -> str:
-    """Return a field name in lower case, or "" if it is not valid."""
+@lru_cache(2_048)  # most lines of a server are the same in every response
+def _field(line: str) -> tuple[str, tuple[str, str]]:
+    """Return the name of a header line in lower case, and name and value. All are "" if the line is not valid."""
+    name, colon, value = line.partition(":")
     name = name.rstrip(" \t")
-    return name.lower() if _NAME.fullmatch(name) else ""
+    if not colon or not _NAME.fullmatch(name):
+        return "", ("", "")
+    return name.lower(), (name, value.translate(_REPLACEMENTS).strip(" \t"))
 
 
 def transfer_codings(value: str) -> list[str]:
