@@ -17,8 +17,9 @@ from crawler.errors import CrawlerError
 from crawler.frontier.base import Frontier
 from crawler.handler import Handler
 from crawler.model import REASONS, ImageRecord
-from crawler.net.fetcher import Fetcher
+from crawler.net.fetcher import Fetcher, Receiver
 from crawler.store.base import BlobStore
+from crawler.worker.runner import Runner
 from tests.support.make_reference import COMMAND, reference
 
 PACKAGE = Path(crawler.__file__).parent
@@ -163,7 +164,7 @@ def test_each_folder_is_described_and_there_is_no_other() -> None:
     assert {name for cell in cells for name in re.findall(r"`([\w/]+)`", cell)} == parts | {"guide"}
 
 
-@pytest.mark.parametrize("seam", [Fetcher, Handler, BlobStore, Engine, Frontier])
+@pytest.mark.parametrize("seam", [Fetcher, Receiver, Handler, BlobStore, Engine, Runner, Frontier])
 def test_the_methods_of_a_seam_are_those_of_the_code(seam: type) -> None:
     doors = {
         name.strip("`"): methods for name, methods in rows(ARCHITECTURE.split("\n## Seams\n")[1].split("\n## ")[0])

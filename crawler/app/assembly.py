@@ -83,7 +83,7 @@ def build_downloads(
     machine = config.machine
     if machine.processes:
         own = {"CRAWLER_PROXY": machine.proxy, "CRAWLER_COOKIES": machine.cookies}
-        options = ["-t", str(machine.threads), "--disk-wait", str(machine.disk_wait)]
+        options = ["-t", str(machine.connections), "--disk-wait", str(machine.disk_wait)]
         options += ["--allow-private"] if machine.allow_private else []
         options += ["--store", machine.store] if machine.store else []
         join = read_join(directory.join)

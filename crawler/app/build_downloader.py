@@ -106,7 +106,7 @@ def build_downloader(
         closed += [curl.close, loop.close]
         runner = partial(LoopRunner, loop=loop, fetcher=curl, open_image=downloader.open)
     worker = Worker(
-        *(name, frontier, handlers, worker_settings(config, threads=config.machine.threads)),
+        *(name, frontier, handlers, worker_settings(config, threads=config.machine.connections)),
         store=results,
         disk=disk,
         abort=lambda: _for_each([each.abort for each in fetchers]),

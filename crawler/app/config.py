@@ -56,6 +56,10 @@ def _flag(text: str, default: str = "", *, short: str = "", metavar: str = "") -
     return Meta(description=text, extra={"default_text": default, "short": short, "metavar": metavar, "has_flag": True})
 
 
+#: Former names of settings, which are accepted, and their present names.
+OLD_NAMES = {"threads": "connections"}
+
+
 class CrawlSettings(Struct, frozen=True, kw_only=True):
     """Order and limits. See `crawler help running`."""
 
@@ -164,7 +168,7 @@ class MachineSettings(Struct, frozen=True, kw_only=True):
         _Number | None,
         _flag("Downloader processes; 0: only threads.", "cores, at most 4", short="-w"),
     ] = None
-    threads: Annotated[_Count, _flag("Parallel downloads in each process.", short="-t")] = 16
+    connections: Annotated[_Count, _flag("Parallel downloads in each process.", short="-t")] = 32
     store: Annotated[
         str,
         _flag("Save pictures to a URL (s3://…); needs imgcrawler[cloud].", "-o", metavar="URL"),
@@ -340,7 +344,8 @@ def from_flags(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         ConfigError: there is no such setting.
     """
     tables: dict[str, dict[str, Any]] = {}
-    for name, value in flags.items():
+    for given, value in flags.items():
+        name = OLD_NAMES.get(given, given)
         if name not in SETTINGS:
             raise ConfigError(f"unknown setting {name!r}{_guess(name, SETTINGS)}")
         if value is not None and value != ():
@@ -370,10 +375,11 @@ def _checked(source: str, section: str, table: object) -> dict[str, Any]:
     if not isinstance(table, Mapping):
         raise ConfigError(f"{source}: {section} must be a section: [{section}]")
     keys = [setting.name for setting in SETTINGS.values() if setting.section == section]
+    table = {str(OLD_NAMES.get(key, key)): value for key, value in table.items()}
     for key in table:
         if key not in keys:
             raise ConfigError(f"{source}: unknown key {key!r} in [{section}]{_guess_key(key, keys)}")
-    return dict(table)
+    return table
 
 
 def _guess_key(name: str, keys: list[str]) -> str:

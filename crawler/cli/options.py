@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from msgspec import inspect
 
-from crawler.app.config import SETTINGS, Setting
+from crawler.app.config import OLD_NAMES, SETTINGS, Setting
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -93,7 +93,8 @@ def _negate(context: click.Context, param: click.Parameter, value: bool | None) 
 def _flag(setting: Setting) -> Callable[[Any], Any]:
     """Return the option of a setting."""
     kind, metavar, text = setting.type, setting.metavar, _help_of(setting)
-    names = [*filter(None, [setting.short]), setting.flag, setting.name]
+    former = [f"--{old}" for old, new in OLD_NAMES.items() if new == setting.name]
+    names = [*filter(None, [setting.short]), *former, setting.flag, setting.name]
     if isinstance(kind, inspect.BoolType):
         return option(*names, is_flag=True, callback=_negate if setting.default else None, help=text)
     if setting.choices:
@@ -122,8 +123,8 @@ about_output = _group(
     click.option("-v", "--verbose", is_flag=True, help="Print each result and all log messages, even on a terminal."),
     click.option("--debug", is_flag=True, help="Print debug messages and tracebacks."),
 )
-about_downloads = _flags("workers", "threads", "store")
-about_one_downloader = _flags("threads", "store", "wait")
+about_downloads = _flags("workers", "connections", "store")
+about_one_downloader = _flags("connections", "store", "wait")
 about_this_machine = _flags("allow_private", "proxy", "cookies", "disk_wait")
 about_settings = _group(
     click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings file. [crawler.toml]"),

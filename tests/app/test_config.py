@@ -135,8 +135,8 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
 
 
 def test_machine_settings_come_from_this_machine(settle: Settle) -> None:
-    config, changes = settle(crawl=CRAWL, local="[machine]\nthreads = 7", workers=2)
-    assert (config.machine.threads, config.machine.workers, config.harvest.depth) == (7, 2, 3)
+    config, changes = settle(crawl=CRAWL, local="[machine]\nconnections = 7", workers=2)
+    assert (config.machine.connections, config.machine.workers, config.harvest.depth) == (7, 2, 3)
     assert changes == ""
 
 
@@ -217,7 +217,7 @@ NAN, INFINITY = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize("value", [0, -1, 2**53, 10**400])
-@pytest.mark.parametrize("key", ["max_images", "max_pages", "per_host", "max_bytes", "max_page_bytes", "threads"])
+@pytest.mark.parametrize("key", ["max_images", "max_pages", "per_host", "max_bytes", "max_page_bytes", "connections"])
 def test_a_count_is_above_zero_and_not_absurdly_large(key: str, value: int) -> None:
     assert key in refused(("f", {SETTINGS[key].section: {key: value}}))
 
@@ -256,7 +256,15 @@ def test_the_user_agent_fits_in_a_header(key: str, value: str) -> None:
 
 
 def test_a_setting_given_as_a_flag_needs_no_section() -> None:
-    assert from_flags({"depth": 1, "delay": None, "threads": 2}) == {"harvest": {"depth": 1}, "machine": {"threads": 2}}
+    assert from_flags({"depth": 1, "delay": None, "min_size": 2}) == {
+        "harvest": {"depth": 1},
+        "download": {"min_size": 2},
+    }
+
+
+def test_a_former_name_of_a_setting_is_accepted() -> None:
+    assert from_flags({"threads": 2}) == {"machine": {"connections": 2}}
+    assert CrawlConfig.load(("f", {"machine": {"threads": 2}})).machine.connections == 2
 
 
 def test_an_unknown_flag_gets_the_nearest_one() -> None:
@@ -320,7 +328,7 @@ def test_an_invalid_proxy_is_refused_without_showing_its_password(proxy: str) ->
 
 @given(CONFIGS, st.integers(1, 99))
 def test_downloaders_receive_all_settings_but_those_of_the_machine(config: CrawlConfig, threads: int) -> None:
-    here = msgspec.structs.replace(config, machine=MachineSettings(workers=3, threads=threads, wait=7.5))
+    here = msgspec.structs.replace(config, machine=MachineSettings(workers=3, connections=threads, wait=7.5))
     told = msgspec.msgpack.decode(msgspec.msgpack.encode(here.shared()))
     assert set(told) == set(CrawlConfig.__struct_fields__) - {"machine"}
     assert not {key for table in told.values() for key in table} & {

@@ -15,7 +15,7 @@ import click
 from msgspec import inspect
 
 import crawler
-from crawler.app.config import SETTINGS, CrawlConfig, Setting, toml
+from crawler.app.config import OLD_NAMES, SETTINGS, CrawlConfig, Setting, toml
 from crawler.cli.commands import EXIT_CODES, cli
 from crawler.errors import CrawlerError
 from crawler.model import LASTING_REASONS, TEMPORARY_REASONS, ImageRecord
@@ -52,7 +52,7 @@ types = ["jpeg", "png"]
 name = "{{host}}/{{path}}"
 
 [machine]
-threads = 8
+connections = 8
 ```
 
 All sections except `[machine]` are sent to the downloaders. In Python, settings are keyword arguments, such as
@@ -169,7 +169,8 @@ def _listed(names: Iterable[str]) -> str:
 def _flag(setting: Setting) -> str:
     if not setting.has_flag:
         return "–"
-    return _listed(filter(None, [setting.short, setting.flag]))
+    former = [f"--{old}" for old, new in OLD_NAMES.items() if new == setting.name]
+    return _listed(filter(None, [setting.short, *former, setting.flag]))
 
 
 def _values(setting: Setting) -> str:
