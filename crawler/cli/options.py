@@ -94,7 +94,7 @@ def _flag(setting: Setting) -> Callable[[Any], Any]:
     """Return the option of a setting."""
     kind, metavar, text = setting.type, setting.metavar, _help_of(setting)
     former = [f"--{old}" for old, new in OLD_NAMES.items() if new == setting.name]
-    names = [*filter(None, [setting.short]), *former, setting.flag, setting.name]
+    names = [*filter(None, [setting.short]), setting.flag, *former, setting.name]
     if isinstance(kind, inspect.BoolType):
         return option(*names, is_flag=True, callback=_negate if setting.default else None, help=text)
     if setting.choices:

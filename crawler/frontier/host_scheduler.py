@@ -109,7 +109,8 @@ class HostScheduler:
             return None  # the heap has a newer entry of this host
         del host.listed[kind]
         gap = self.gap(host)
-        free_turns = self._turns(host, gap) - host.open_turns
+        most_turns = self._turns(host, gap)
+        free_turns = most_turns - host.open_turns
         if free_turns <= 0:
             return None  # listed again when a turn ends
         origins = [origin for origin in host.origins if origin.waiting(kind) and self._is_open(origin, kind, now)]
@@ -121,7 +122,14 @@ class HostScheduler:
         asked = min(asked, 1) if host.health.outages else asked
         if asked <= 0:
             return None  # listed again when a turn ends or a row is queued
-        size = politeness.turn_size(waiting, asked=asked, gap=gap, latency=host.health.latency, free_turns=free_turns)
+        size = politeness.turn_size(
+            waiting,
+            asked=asked,
+            gap=gap,
+            latency=host.health.latency,
+            free_turns=free_turns,
+            is_shared=most_turns > 1,
+        )
         rows = dict(_pop_first(origins, kind) for _ in range(size))
         self.hosts.update(host)
         host.open_turns += 1

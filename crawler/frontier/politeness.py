@@ -37,6 +37,10 @@ _SLOW_ATTEMPTS = 2
 _ROBOTS_ATTEMPTS = 4
 
 
+#: Seconds of a turn whose host other workers may visit at the same time.
+_SHARED_TURN_SECONDS = 1.0
+
+
 class Policy(Struct, frozen=True, kw_only=True):
     """The user's settings for the pace and the limits of a crawl; None means the default for that host."""
 
@@ -83,10 +87,13 @@ def turns(policy: Policy, host: str, gap: float) -> int:
     return 16 if is_loopback(host) else 1
 
 
-def turn_size(waiting: int, *, asked: int, gap: float, latency: float, free_turns: int) -> int:
-    """Return the size of the next turn of a host: requests for ten seconds, or the free turns' equal shares if less."""
-    pace = max(gap, latency)
-    timely = int(min(asked, TURN_SECONDS / pace)) if pace > 0 else asked
+def turn_size(waiting: int, *, asked: int, gap: float, latency: float, free_turns: int, is_shared: bool = False) -> int:
+    """Return the size of the next turn of a host: requests for ten seconds, or the free turns' equal shares if less.
+
+    Where several workers may visit the host (``is_shared``), it is for one second: the work is shared out often.
+    """
+    pace, seconds = max(gap, latency), _SHARED_TURN_SECONDS if is_shared else TURN_SECONDS
+    timely = int(min(asked, seconds / pace)) if pace > 0 else asked
     share = -(-waiting // max(1, free_turns))
     return max(1, min(asked, timely, share))
 

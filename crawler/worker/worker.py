@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds that one lease call waits for work; short, so that the worker reacts to a stop soon.
 _POLL = 1.0
+#: Turns that a worker asks for before it has an outcome.
+_FIRST_TURNS = 4
 #: Seconds for which a busy host that names no time is avoided, until the frontier has decided.
 _AVOID_SECONDS = 1.0
 
@@ -124,6 +126,9 @@ class Worker:
         self._new_runner = runner
         self._error: CrawlerError | None = None
         self._received = 0
+        #: Turns that this worker asks for, one more for each outcome: a worker that starts a moment before the others
+        #: leaves them work.
+        self._appetite = _FIRST_TURNS
 
     # public interface ---------------------------------------------------------------------------------------------
 
@@ -193,7 +198,7 @@ class Worker:
         settings = self._settings
         while not self._stopping.is_set():
             with self._changed:
-                if not self._changed.wait_for(lambda: self.turns.busy < self._max_turns, NAP):
+                if not self._changed.wait_for(lambda: self.turns.busy < min(self._max_turns, self._appetite), NAP):
                     continue
             asked_at = self.clock()
             grant = self._frontier.lease(tuple(self._handlers), self._limit(), settings.lease, _POLL)
@@ -286,6 +291,7 @@ class Worker:
             outcome = structs.replace(outcome, record=structs.replace(outcome.record, fetched_at=time.time()))
         with self._changed:
             self._received += outcome.received
+            self._appetite += 1
         try:
             self._store.note(outcome)
         except DiskError as error:

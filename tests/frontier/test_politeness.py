@@ -137,6 +137,13 @@ def test_a_turn_has_requests_for_ten_seconds(gap: float, latency: float, wanted:
     assert turn_size(1_000, asked=100, gap=gap, latency=latency, free_turns=1) == wanted
 
 
+def test_a_turn_of_a_host_that_several_workers_visit_is_short() -> None:
+    sizes = [
+        turn_size(1_000, asked=100, gap=0.0, latency=latency, free_turns=4, is_shared=True) for latency in (0.1, 2.0, 0)
+    ]
+    assert sizes == [10, 1, 100]
+
+
 def test_a_turn_is_at_most_as_large_as_requested() -> None:
     assert turn_size(1_000, asked=3, gap=0.0, latency=0.0, free_turns=1) == 3
 

@@ -170,7 +170,7 @@ def _flag(setting: Setting) -> str:
     if not setting.has_flag:
         return "–"
     former = [f"--{old}" for old, new in OLD_NAMES.items() if new == setting.name]
-    return _listed(filter(None, [setting.short, *former, setting.flag]))
+    return _listed(filter(None, [setting.short, setting.flag, *former]))
 
 
 def _values(setting: Setting) -> str:
