@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: Name of the settings file in the current directory.
 _LOCAL_FILE = "crawler.toml"
 
+#: The name of a source in error messages, and its tables by section.
+Source = tuple[str, Mapping[str, Any]]
+
 #: Every number in the settings is smaller. A larger one is a mistake or infinity; no message or database can hold it.
 _TOO_LARGE = 2**53
 _Count = Annotated[int, Meta(gt=0, lt=_TOO_LARGE)]
@@ -199,8 +202,8 @@ class CrawlConfig(Struct, frozen=True, kw_only=True):
     machine: MachineSettings = MachineSettings()
 
     @classmethod
-    def load(cls, *sources: tuple[str, Mapping[str, Any]]) -> Self:
-        """Merge sources, the strongest last. Each has the name that error messages give it.
+    def load(cls, *sources: Source) -> Self:
+        """Merge sources, the strongest last.
 
         Raises:
             ConfigError: a section or key is unknown, or a value is invalid.
@@ -305,8 +308,12 @@ def policy(config: CrawlConfig) -> "Policy":
     return Policy(sitemaps=config.harvest.reads_sitemaps, **same)
 
 
-def settings_for(output: Path, flags: Mapping[str, Any], config_file: Path | None = None) -> tuple[CrawlConfig, str]:
+def settings_for(
+    output: Path, given: Iterable[Source] = (), config_file: Path | None = None
+) -> tuple[CrawlConfig, str]:
     """Return the settings of the crawl in ``output``, and their changes since the last run in one line.
+
+    ``given`` are the sources that override all files.
 
     Raises:
         ConfigError: a key is unknown, or a value is invalid.
@@ -314,12 +321,12 @@ def settings_for(output: Path, flags: Mapping[str, Any], config_file: Path | Non
     from crawler.store.crawl_directory import CrawlDirectory
 
     local = config_file or Path(_LOCAL_FILE)
-    sources = [(str(local), read_toml(local))] if config_file or local.exists() else []
+    sources: list[Source] = [(str(local), read_toml(local))] if config_file or local.exists() else []
     saved = CrawlDirectory(output).settings
     before = CrawlConfig.load((str(saved), read_toml(saved))) if saved.exists() else None
     if before is not None:  # with the defaults: a resumed crawl keeps them, too
         sources.append((str(saved), before.own()))
-    config = CrawlConfig.load(*sources, ("command line", from_flags(flags)))
+    config = CrawlConfig.load(*sources, *given)
     return config, ", ".join(_changes(before, config)) if before is not None else ""
 
 

@@ -4,14 +4,15 @@ The flag of a setting is made from its field in `crawler.app.config`, which has 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 from msgspec import inspect
 
-from crawler.app.config import OLD_NAMES, SETTINGS, Setting
+from crawler.app.config import OLD_NAMES, SETTINGS, Setting, Source, from_flags
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -68,6 +69,20 @@ def option(*names: str, **kwargs: Any) -> Callable[[_Decorated], _Decorated]:
     """Return an option that is also read from ``CRAWLER_<NAME>``, and that is None if the user does not set it."""
     flag = next(name for name in names if name.startswith("--"))
     return click.option(*names, envvar=f"CRAWLER_{flag[2:].upper().replace('-', '_')}", default=None, **kwargs)
+
+
+def sources_of(flags: Mapping[str, Any]) -> Iterator[Source]:
+    """Yield the settings of the current command by where the user gave them, under a name for error messages."""
+    context = click.get_current_context()
+    variables = {
+        param.name: f"environment variable {param.envvar}"
+        for param in context.command.params
+        if context.get_parameter_source(param.name or "") is ParameterSource.ENVIRONMENT
+    }
+    yield "command line", from_flags({name: value for name, value in flags.items() if name not in variables})
+    for name, variable in variables.items():
+        if name in flags:
+            yield variable, from_flags({name: flags[name]})
 
 
 def output_option(default: str, text: str) -> Callable[[_Decorated], _Decorated]:

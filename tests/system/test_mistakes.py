@@ -16,6 +16,7 @@ import pytest
 
 import crawler
 from crawler.demo.server import DemoServer
+from crawler.errors import ConfigError
 from crawler.queue.join_file import JoinFile, new_key, write_join
 from tests.support.calls import Call, calls
 from tests.support.processes import Command, commands, manifest_of, many_pictures, stats_of, wait_until
@@ -149,6 +150,36 @@ def test_a_mistake_in_the_environment_is_reported_with_the_variable(
     ended = call("run", SEED)
     assert ended.code == 2
     assert "CRAWLER_DELAY" in ended.complaint and "'abc'" in ended.complaint
+
+
+@pytest.mark.parametrize("command", [["run", SEED], ["run", SEED, "--dry-run"], ["download", "join"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("flags", "environment", "source"),
+    [
+        (["-t", "0"], "2", "command line"),
+        (["-t", "0"], None, "command line"),
+        ([], "0", "environment variable CRAWLER_THREADS"),
+    ],
+)
+def test_a_value_out_of_bounds_is_reported_with_its_source(
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    command: list[str],
+    flags: list[str],
+    environment: str | None,
+    source: str,
+) -> None:
+    if environment is not None:
+        monkeypatch.setenv("CRAWLER_THREADS", environment)
+    ended = call(*command, *flags, "--disk-wait", 1)
+    assert ended.code == 2
+    assert ended.complaint == f"crawler: {source}: threads must be 1 or more, not 0"
+
+
+def test_a_value_out_of_bounds_in_a_script_is_reported_with_the_function(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^crawler\.run\(\): depth must be 0 or more, not -1$"):
+        crawler.run(SEED, output=tmp_path / "out", depth=-1)
 
 
 def test_settings_of_a_failed_start_are_not_stored(call: Call, tmp_path: Path) -> None:
