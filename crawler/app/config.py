@@ -67,12 +67,14 @@ class CrawlSettings(Struct, frozen=True, kw_only=True):
     """Order and limits. See `crawler help running`."""
 
     order: Annotated[Literal["fifo", "lifo", "priority"], _flag("Order of requests within a host.")] = "fifo"
-    max_images: Annotated[_Count | None, _flag("Save at most this number of images.", short="-n")] = None
-    max_pages: Annotated[_Count | None, _flag("Crawl at most this number of pages.")] = None
+    max_images: Annotated[_Count | None, _flag("Save at most this many images.", short="-n")] = None
+    max_pages: Annotated[_Count | None, _flag("Crawl at most this many pages.")] = None
     max_host_pages: Annotated[_Count | None, _key("Crawl at most this number of pages of each host.")] = None
     max_host_images: Annotated[_Count | None, _key("Request at most this number of images of each host.")] = None
     patience: Annotated[_Seconds, _flag("Maximum seconds to wait at the end for hosts that asked to wait.")] = 60.0
-    pin: Annotated[str, _flag("Set aside pictures that differ from this manifest; '': off.", metavar="FILE")] = ""
+    pin: Annotated[
+        str, _flag("Set aside pictures that differ from this manifest; '' turns this off.", metavar="FILE")
+    ] = ""
 
     @property
     def limits(self) -> tuple[str, ...]:
@@ -85,17 +87,15 @@ class HarvestSettings(Struct, frozen=True, kw_only=True):
     """Pages to crawl. See `crawler help running`."""
 
     #: The default is deep for a site and shallow for a crawler trap.
-    depth: Annotated[_Number, _flag("Number of links to follow from a start page (seed); 0: none.", short="-d")] = 20
+    depth: Annotated[_Number, _flag("Number of links to follow from a start page (seed); 0 for none.", short="-d")] = 20
     scope: Annotated[_Scope, _flag("Pages to crawl; pictures may be on any host.")] = "host"
     #: Patterns of `crawler.harvest.url_patterns`.
-    include: Annotated[
-        tuple[str, ...], _flag("Pages to crawl, such as `/photos/*` or re:REGEX", metavar="PATTERN")
-    ] = ()
-    exclude: Annotated[tuple[str, ...], _flag("URLs to skip, such as `*/print/*`.", metavar="PATTERN")] = ()
+    include: Annotated[tuple[str, ...], _flag("Pages to crawl, such as /photos/* or re:REGEX.", metavar="PATTERN")] = ()
+    exclude: Annotated[tuple[str, ...], _flag("URLs to skip, such as */print/*.", metavar="PATTERN")] = ()
     candidates: Annotated[Literal["largest", "first", "all"], _flag("Which sizes of a picture to download.")] = (
         "largest"
     )
-    parser: Annotated[Literal["lxml", "lexbor"], _flag("HTML parser; lexbor: pip install imgcrawler[fast]")] = "lxml"
+    parser: Annotated[Literal["lxml", "lexbor"], _flag("HTML parser; lexbor needs imgcrawler[fast].")] = "lxml"
     sitemaps: Annotated[bool | None, _key("Read sitemaps; their URLs have no depth.", "true at depth 20 or more")] = (
         None
     )
@@ -152,13 +152,15 @@ class DownloadSettings(Struct, frozen=True, kw_only=True):
     near: Annotated[_Near, _flag("Near-duplicates: ignore, mark, or keep only the best file.")] = "off"
     #: Template of `crawler.download.naming`.
     name: Annotated[str, _flag("File names, such as {host}/{path}.", "a hash of the content", metavar="TEMPLATE")] = ""
-    durability: Annotated[_Durability, _flag("What survives a power cut; see `crawler help files`.")] = "batch"
+    durability: Annotated[_Durability, _flag("What survives a power cut; see: crawler help files.")] = "batch"
 
 
 class QueueSettings(Struct, frozen=True, kw_only=True):
     """The queue server. See `crawler help distributed`."""
 
-    listen: Annotated[str, _flag("Address for downloaders; port 0: a free one.", metavar="HOST:PORT")] = "127.0.0.1:0"
+    listen: Annotated[str, _flag("Address for downloaders; port 0 picks a free one.", metavar="HOST:PORT")] = (
+        "127.0.0.1:0"
+    )
     advertise: Annotated[str, _flag("Name by which downloaders find this machine.", "its own", metavar="HOST")] = ""
     #: The queue's messages allow no more than an hour.
     lease: Annotated[float, Meta(gt=0, le=3_600), _key("Seconds after which a silent worker loses its leases.")] = 120.0
@@ -169,7 +171,7 @@ class MachineSettings(Struct, frozen=True, kw_only=True):
 
     workers: Annotated[
         _Number | None,
-        _flag("Downloader processes; 0: only threads.", "cores, at most 4", short="-w"),
+        _flag("Downloader processes; 0 for threads only.", "cores, at most 4", short="-w"),
     ] = None
     connections: Annotated[_Count, _flag("Parallel downloads in each process.", short="-t")] = 32
     store: Annotated[
@@ -179,7 +181,7 @@ class MachineSettings(Struct, frozen=True, kw_only=True):
     wait: Annotated[_Seconds, _flag("Seconds to wait for the master at start-up.")] = 60.0
     disk_wait: Annotated[_Seconds, _flag("Seconds to wait if the disk is full or fails.")] = 600.0
     #: Those of metadata services stay forbidden.
-    allow_private: Annotated[bool, _flag("Allow private addresses of all hosts, not only of start pages.")] = False
+    allow_private: Annotated[bool, _flag("Allow private addresses for all hosts, not only for start pages.")] = False
     #: ``HTTP_PROXY`` and similar variables are ignored.
     proxy: Annotated[str, _flag("HTTP proxy; if it has a password, set CRAWLER_PROXY instead.", metavar="URL")] = ""
     cookies: Annotated[str, _flag("File of cookies to send, in the Netscape (curl) format.", metavar="FILE")] = ""
