@@ -303,7 +303,7 @@ class ImageRecord(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tru
     declared_width: Count = 0  #: pixels of the page that it is to cover; 0: not declared
     declared_height: Count = 0  #: the same for the height
     columns: str = ""  #: other columns of the list that names it, as a JSON object; empty: there are none
-    other_rows: tuple[ListRow, ...] = ()  #: further rows of lists that name the URL; only the frontier adds them
+    other_rows: tuple[ListRow, ...] = ()  #: further rows of lists that name the URL; only the master adds them
     store: str = ""  #: id of the store that has the file (``store.json``); for a duplicate, that of the first copy
     path: str = ""  #: path of the file in the store
     sha256: str = ""  #: SHA-256 of the file

@@ -129,7 +129,7 @@ def test_a_wildcard_master_sends_nothing_without_tls(masters: dict[str, Path]) -
 
 def test_another_service_at_the_port_is_reported(start: Start, masters: dict[str, Path], web: DemoServer) -> None:
     machine = start("machine", "download", masters["tls"], "--wait", 1, "--connect", web.a.removeprefix("http://"))
-    assert "it is not a crawler harvester: check the address" in complaint(machine)
+    assert "it is not the master of a crawl: check the address" in complaint(machine)
     assert machine.ends() == 4
 
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: Name of the settings file in the current directory.
 _LOCAL_FILE = "crawler.toml"
 
+#: The name of a source in error messages, and its tables by section.
+Source = tuple[str, Mapping[str, Any]]
+
 #: Every number in the settings is smaller. A larger one is a mistake or infinity; no message or database can hold it.
 _TOO_LARGE = 2**53
 _Count = Annotated[int, Meta(gt=0, lt=_TOO_LARGE)]
@@ -64,12 +67,14 @@ class CrawlSettings(Struct, frozen=True, kw_only=True):
     """Order and limits. See `crawler help running`."""
 
     order: Annotated[Literal["fifo", "lifo", "priority"], _flag("Order of requests within a host.")] = "fifo"
-    max_images: Annotated[_Count | None, _flag("Save at most this number of images.", short="-n")] = None
-    max_pages: Annotated[_Count | None, _flag("Crawl at most this number of pages.")] = None
+    max_images: Annotated[_Count | None, _flag("Save at most this many images.", short="-n")] = None
+    max_pages: Annotated[_Count | None, _flag("Crawl at most this many pages.")] = None
     max_host_pages: Annotated[_Count | None, _key("Crawl at most this number of pages of each host.")] = None
     max_host_images: Annotated[_Count | None, _key("Request at most this number of images of each host.")] = None
     patience: Annotated[_Seconds, _flag("Maximum seconds to wait at the end for hosts that asked to wait.")] = 60.0
-    pin: Annotated[str, _flag("Set aside pictures that differ from this manifest; '': off.", metavar="FILE")] = ""
+    pin: Annotated[
+        str, _flag("Set aside pictures that differ from this manifest; '' turns this off.", metavar="FILE")
+    ] = ""
 
     @property
     def limits(self) -> tuple[str, ...]:
@@ -82,17 +87,15 @@ class HarvestSettings(Struct, frozen=True, kw_only=True):
     """Pages to crawl. See `crawler help running`."""
 
     #: The default is deep for a site and shallow for a crawler trap.
-    depth: Annotated[_Number, _flag("Number of links to follow from a start page (seed); 0: none.", short="-d")] = 20
+    depth: Annotated[_Number, _flag("Number of links to follow from a start page (seed); 0 for none.", short="-d")] = 20
     scope: Annotated[_Scope, _flag("Pages to crawl; pictures may be on any host.")] = "host"
     #: Patterns of `crawler.harvest.url_patterns`.
-    include: Annotated[
-        tuple[str, ...], _flag("Pages to crawl, such as `/photos/*` or re:REGEX", metavar="PATTERN")
-    ] = ()
-    exclude: Annotated[tuple[str, ...], _flag("URLs to skip, such as `*/print/*`.", metavar="PATTERN")] = ()
+    include: Annotated[tuple[str, ...], _flag("Pages to crawl, such as /photos/* or re:REGEX.", metavar="PATTERN")] = ()
+    exclude: Annotated[tuple[str, ...], _flag("URLs to skip, such as */print/*.", metavar="PATTERN")] = ()
     candidates: Annotated[Literal["largest", "first", "all"], _flag("Which sizes of a picture to download.")] = (
         "largest"
     )
-    parser: Annotated[Literal["lxml", "lexbor"], _flag("HTML parser; lexbor: pip install imgcrawler[fast]")] = "lxml"
+    parser: Annotated[Literal["lxml", "lexbor"], _flag("HTML parser; lexbor needs imgcrawler[fast].")] = "lxml"
     sitemaps: Annotated[bool | None, _key("Read sitemaps; their URLs have no depth.", "true at depth 20 or more")] = (
         None
     )
@@ -149,13 +152,15 @@ class DownloadSettings(Struct, frozen=True, kw_only=True):
     near: Annotated[_Near, _flag("Near-duplicates: ignore, mark, or keep only the best file.")] = "off"
     #: Template of `crawler.download.naming`.
     name: Annotated[str, _flag("File names, such as {host}/{path}.", "a hash of the content", metavar="TEMPLATE")] = ""
-    durability: Annotated[_Durability, _flag("What survives a power cut; see `crawler help files`.")] = "batch"
+    durability: Annotated[_Durability, _flag("What survives a power cut; see: crawler help files.")] = "batch"
 
 
 class QueueSettings(Struct, frozen=True, kw_only=True):
     """The queue server. See `crawler help distributed`."""
 
-    listen: Annotated[str, _flag("Address for downloaders; port 0: a free one.", metavar="HOST:PORT")] = "127.0.0.1:0"
+    listen: Annotated[str, _flag("Address for downloaders; port 0 picks a free one.", metavar="HOST:PORT")] = (
+        "127.0.0.1:0"
+    )
     advertise: Annotated[str, _flag("Name by which downloaders find this machine.", "its own", metavar="HOST")] = ""
     #: The queue's messages allow no more than an hour.
     lease: Annotated[float, Meta(gt=0, le=3_600), _key("Seconds after which a silent worker loses its leases.")] = 120.0
@@ -166,7 +171,7 @@ class MachineSettings(Struct, frozen=True, kw_only=True):
 
     workers: Annotated[
         _Number | None,
-        _flag("Downloader processes; 0: only threads.", "cores, at most 4", short="-w"),
+        _flag("Downloader processes; 0 for threads only.", "cores, at most 4", short="-w"),
     ] = None
     connections: Annotated[_Count, _flag("Parallel downloads in each process.", short="-t")] = 32
     store: Annotated[
@@ -176,7 +181,7 @@ class MachineSettings(Struct, frozen=True, kw_only=True):
     wait: Annotated[_Seconds, _flag("Seconds to wait for the master at start-up.")] = 60.0
     disk_wait: Annotated[_Seconds, _flag("Seconds to wait if the disk is full or fails.")] = 600.0
     #: Those of metadata services stay forbidden.
-    allow_private: Annotated[bool, _flag("Allow private addresses of all hosts, not only of start pages.")] = False
+    allow_private: Annotated[bool, _flag("Allow private addresses for all hosts, not only for start pages.")] = False
     #: ``HTTP_PROXY`` and similar variables are ignored.
     proxy: Annotated[str, _flag("HTTP proxy; if it has a password, set CRAWLER_PROXY instead.", metavar="URL")] = ""
     cookies: Annotated[str, _flag("File of cookies to send, in the Netscape (curl) format.", metavar="FILE")] = ""
@@ -199,8 +204,8 @@ class CrawlConfig(Struct, frozen=True, kw_only=True):
     machine: MachineSettings = MachineSettings()
 
     @classmethod
-    def load(cls, *sources: tuple[str, Mapping[str, Any]]) -> Self:
-        """Merge sources, the strongest last. Each has the name that error messages give it.
+    def load(cls, *sources: Source) -> Self:
+        """Merge sources, the strongest last.
 
         Raises:
             ConfigError: a section or key is unknown, or a value is invalid.
@@ -305,8 +310,12 @@ def policy(config: CrawlConfig) -> "Policy":
     return Policy(sitemaps=config.harvest.reads_sitemaps, **same)
 
 
-def settings_for(output: Path, flags: Mapping[str, Any], config_file: Path | None = None) -> tuple[CrawlConfig, str]:
+def settings_for(
+    output: Path, given: Iterable[Source] = (), config_file: Path | None = None
+) -> tuple[CrawlConfig, str]:
     """Return the settings of the crawl in ``output``, and their changes since the last run in one line.
+
+    ``given`` are the sources that override all files.
 
     Raises:
         ConfigError: a key is unknown, or a value is invalid.
@@ -314,12 +323,12 @@ def settings_for(output: Path, flags: Mapping[str, Any], config_file: Path | Non
     from crawler.store.crawl_directory import CrawlDirectory
 
     local = config_file or Path(_LOCAL_FILE)
-    sources = [(str(local), read_toml(local))] if config_file or local.exists() else []
+    sources: list[Source] = [(str(local), read_toml(local))] if config_file or local.exists() else []
     saved = CrawlDirectory(output).settings
     before = CrawlConfig.load((str(saved), read_toml(saved))) if saved.exists() else None
     if before is not None:  # with the defaults: a resumed crawl keeps them, too
         sources.append((str(saved), before.own()))
-    config = CrawlConfig.load(*sources, ("command line", from_flags(flags)))
+    config = CrawlConfig.load(*sources, *given)
     return config, ", ".join(_changes(before, config)) if before is not None else ""
 
 

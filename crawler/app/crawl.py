@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import structs
 
 from crawler.app.assembly import HARVESTER, THREADS
-from crawler.app.config import CrawlConfig, read_toml, settings_for
+from crawler.app.config import CrawlConfig, from_flags, read_toml, settings_for
 from crawler.app.events import (
     CrawlStopping,
     Event,
@@ -300,7 +300,7 @@ def run(
     underscores. Raises `CrawlerError`.
     """
     directory = Path(output)
-    config, _ = settings_for(directory, {"workers": workers, **settings})
+    config, _ = settings_for(directory, [("crawler.run()", from_flags({"workers": workers, **settings}))])
     source = CrawlInput(seeds=(seeds,) if isinstance(seeds, str) else tuple(seeds))
     crawl = Crawl(directory, config, view=view)
     return crawl.refresh(source) if refresh else crawl.run(source)

@@ -139,7 +139,7 @@ class DownloaderNode:
         was_outside = self._is_outside
         self._take_exemptions(settings)
         if settings != self._settings:
-            _log.warning("the master has other settings now; this downloader uses them from here on")
+            _log.warning("the master's settings have changed; this downloader uses the new ones from now on")
         if (settings, self._is_outside) != (self._settings, was_outside):
             self._settings = settings
             if self._worker is not None:

@@ -38,7 +38,7 @@ def look_at(directory: Path) -> tuple[FrontierStats, bool]:
         finally:
             remote.close()
     try:
-        rules = policy(settings_for(directory, {})[0])
+        rules = policy(settings_for(directory)[0])
         with telling_damage(crawl.database, is_opening=True):
             frontier = SqliteFrontier(crawl.database, rules, is_read_only=True)
         try:

@@ -89,7 +89,7 @@ def harvest(**flags: Any) -> int:
     return crawl_command(flags, downloads_here=False)
 
 
-@cli.command(topic="distributed", short_help="Start a downloader for the master in a join file.")
+@cli.command(topic="distributed", short_help="Start a downloader that connects to a master.")
 @click.argument("join", type=click.Path(path_type=Path), envvar="CRAWLER_JOIN")
 @output_option("pictures", "Directory in which this machine saves pictures.")
 @about_one_downloader
@@ -156,7 +156,7 @@ def resume(directory: Path) -> int:
 
 @cli.command(topic="maintenance", short_help="Retry failed images and pages.")
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--only", multiple=True, metavar="REASON,…", help="Retry only these reasons, e.g. timeout,http-5xx.")
+@click.option("--only", multiple=True, metavar="REASON,…", help="Retry only these reasons, such as timeout,http-5xx.")
 @about_settings
 @about_downloads
 @about_this_machine
@@ -176,8 +176,10 @@ def retry(directory: Path, only: tuple[str, ...], **flags: Any) -> int:
 @cli.command(topic="maintenance", short_help="Check a crawl: records are consistent and every file is intact.")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--store", "stores", multiple=True, metavar="PLACE", help="Check this store too: a directory or a URL.")
-@click.option("--repair", "repairs", is_flag=True, help="Restore or re-queue pictures; repair the record files.")
-@click.option("--json", "as_json", is_flag=True, help="Print each finding as a JSON row on standard output.")
+@click.option(
+    "--repair", "repairs", is_flag=True, help="Restore pictures or queue them again; repair the record files."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print each finding as a JSON line on standard output.")
 def verify(directory: Path, stores: tuple[str, ...], repairs: bool, as_json: bool) -> int:
     """Check a crawl: the records are consistent and every file is intact. This changes nothing.
 
@@ -227,7 +229,9 @@ def gather(directory: Path, stores: tuple[str, ...]) -> int:
 
 
 @cli.command(topic="testing", short_help="Crawl the bundled site and check the result.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory of the crawl. [a new temporary one]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Directory of the crawl. [default: a new temporary one]"
+)
 @about_output
 def demo(output: Path | None, quiet: bool, verbose: bool, debug: bool) -> int:
     """Crawl the bundled site with a master and two downloader processes, and check the result."""

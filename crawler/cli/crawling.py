@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
-from crawler.app.config import CrawlConfig, from_flags, settings_for
+from crawler.app.config import CrawlConfig, settings_for
 from crawler.app.crawl import Crawl
 from crawler.app.downloader_node import DownloaderNode
 from crawler.app.dry_run import DryRun
 from crawler.app.seeds import CrawlInput, list_files
 from crawler.app.summary import Summary
 from crawler.cli.logs import set_up as set_up_logs
+from crawler.cli.options import sources_of
 from crawler.cli.output import complain, print_line
 from crawler.cli.progress_bars import Console, DownloadLine
 from crawler.cli.signals import end_with_parent, handle_signals
@@ -49,7 +50,7 @@ def _crawl(flags: dict[str, Any], work: Callable[[Crawl, CrawlInput], Summary]) 
     quiet, verbose, debug = flags.pop("quiet"), flags.pop("verbose"), flags.pop("debug")
     console = Console(quiet=quiet, verbose=verbose, as_json=flags.pop("as_json"))
     urls, inputs, images, config_file = (flags.pop(name) for name in ("urls", "inputs", "images", "config_file"))
-    config, changes = settings_for(output, flags, config_file)
+    config, changes = settings_for(output, sources_of(flags), config_file)
     if (*inputs, *images).count("-") > 1:
         raise ConfigError("standard input can be read only once: use - for -i or for --images, not for both")
 
@@ -82,7 +83,7 @@ def preview_command(flags: dict[str, Any]) -> int:
     if "-" in (*inputs, *images):
         raise ConfigError("--dry-run can't read standard input, because it writes nothing to disk: pass a file")
     set_up_logs(None, quiet=quiet, verbose=verbose, debug=debug)
-    config, _ = settings_for(output, flags, config_file)
+    config, _ = settings_for(output, sources_of(flags), config_file)
     console = Console(quiet=quiet)
     dry_run = DryRun(config, console)
     handle_signals(dry_run.interrupt)
@@ -111,7 +112,7 @@ def download_command(
         quiet: show no status line.
     """
     line = DownloadLine(quiet=quiet or slot is not None)
-    config = CrawlConfig.load(("command line", from_flags(flags)))
+    config = CrawlConfig.load(*sources_of(flags))
     source = read_piped_join(0) if str(join) == "-" else join
     node = DownloaderNode(source, output, config, connect=connect, slot=slot, on_wait=line.wait)
     engine = ThreadEngine(node)

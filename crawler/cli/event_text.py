@@ -45,14 +45,14 @@ def _resumed(event: CrawlResumed) -> list[str]:
 @describe_event.register
 def _added(event: SourcesAdded) -> list[str]:
     crawl = f"the crawl of {event.first} in {event.directory}"
-    return [printable(f"Adding {listed(event.added)} to {crawl}. To keep them apart, use another -o.")]
+    return [printable(f"Adding {listed(event.added)} to {crawl}. To crawl them separately, use another -o.")]
 
 
 @describe_event.register
 def _refresh_started(event: RefreshStarted) -> list[str]:
     refresh = event.result
     if refresh.goes_on:
-        return [f"Refresh {refresh.number} continues; it requests nothing twice."]
+        return [f"Refresh {refresh.number} continues where it stopped."]
     parts = [count(number, _NOUNS[kind]) for kind, number in refresh.requests.items()]
     return [f"Refresh {refresh.number}: {', '.join(parts) or 'nothing'} queued again."]
 
@@ -96,7 +96,7 @@ def _listening(event: QueueListening) -> list[str]:
         host = parse_address(event.advertised)[0]
         host = f"[{host}]" if ":" in host else host
         lines += [
-            "On another machine, with a copy of that file, the only credential:",
+            "On another machine, with a copy of that file, which contains the key:",
             f"    scp {host}:{shlex.quote(str(join.resolve()))} join",
             "    crawler download join -o pictures",
         ]
@@ -125,7 +125,7 @@ def _requeued(event: FailuresRequeued) -> list[str]:
         rest = len(found.left) - _MAX_HOSTS
         lines.append(f"Not retried either: requests at {rest} more such host{'s' if rest > 1 else ''}.")
     if found.others and (not only or not parts):
-        lines.append(f"Not retried: {_counts(found.others)}; name reasons with --only to retry them.")
+        lines.append(f"Not retried: {_counts(found.others)}; to retry them, name their reasons with --only.")
     return lines
 
 

@@ -4,14 +4,15 @@ The flag of a setting is made from its field in `crawler.app.config`, which has 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 from msgspec import inspect
 
-from crawler.app.config import OLD_NAMES, SETTINGS, Setting
+from crawler.app.config import OLD_NAMES, SETTINGS, Setting, Source, from_flags
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -70,10 +71,29 @@ def option(*names: str, **kwargs: Any) -> Callable[[_Decorated], _Decorated]:
     return click.option(*names, envvar=f"CRAWLER_{flag[2:].upper().replace('-', '_')}", default=None, **kwargs)
 
 
+def sources_of(flags: Mapping[str, Any]) -> Iterator[Source]:
+    """Yield the settings of the current command by where the user gave them, under a name for error messages."""
+    context = click.get_current_context()
+    variables = {
+        param.name: f"environment variable {param.envvar}"
+        for param in context.command.params
+        if context.get_parameter_source(param.name or "") is ParameterSource.ENVIRONMENT
+    }
+    yield "command line", from_flags({name: value for name, value in flags.items() if name not in variables})
+    for name, variable in variables.items():
+        if name in flags:
+            yield variable, from_flags({name: flags[name]})
+
+
+def with_default(text: str, default: object) -> str:
+    """Return the help of an option with its default."""
+    return f"{text} [default: {default}]"
+
+
 def output_option(default: str, text: str) -> Callable[[_Decorated], _Decorated]:
     """Return the option ``-o`` with a default."""
     path = click.Path(path_type=Path)
-    return click.option("-o", "--output", type=path, default=default, show_default=True, help=text)
+    return click.option("-o", "--output", type=path, default=default, help=with_default(text, default))
 
 
 def _group(*options: Callable[[Any], Any]) -> Callable[[_Decorated], _Decorated]:
@@ -110,7 +130,7 @@ def _help_of(setting: Setting) -> str:
     """Return the help of a setting: its text, and the default in brackets."""
     default = setting.default_text or ("" if isinstance(setting.default, bool) else setting.default)
     shown = f"{default:g}" if isinstance(default, float) else default
-    return setting.text if shown in (None, "", ()) else f"{setting.text} [{shown}]"
+    return setting.text if shown in (None, "", ()) else with_default(setting.text, shown)
 
 
 def _flags(*names: str) -> Callable[[_Decorated], _Decorated]:
@@ -127,16 +147,18 @@ about_downloads = _flags("workers", "connections", "store")
 about_one_downloader = _flags("connections", "store", "wait")
 about_this_machine = _flags("allow_private", "proxy", "cookies", "disk_wait")
 about_settings = _group(
-    click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings file. [crawler.toml]"),
-    click.option("--json", "as_json", is_flag=True, help="Print results as JSON rows on standard output."),
+    click.option(
+        "--config", "config_file", type=click.Path(path_type=Path), help=with_default("Settings file.", "crawler.toml")
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print results as JSON lines on standard output."),
     _flags(*(name for name, setting in SETTINGS.items() if setting.section != "machine")),
 )
 about_crawl = _group(
     output_option("out", "Directory of a new crawl, or of one to resume."),
     click.option(
-        "-i", "--input", "inputs", multiple=True, metavar="FILE", help="File of seed URLs; -: standard input."
+        "-i", "--input", "inputs", multiple=True, metavar="FILE", help="File of seed URLs; - for standard input."
     ),
-    click.option("--images", multiple=True, metavar="FILE", help="File of image URLs; -: standard input."),
+    click.option("--images", multiple=True, metavar="FILE", help="File of image URLs; - for standard input."),
     click.option("--refresh", is_flag=True, help="Request all URLs again; report new, changed and gone images."),
     about_settings,
 )

@@ -173,8 +173,8 @@ class ProcessEngine:
             raise _ERRORS[code](last_line or f"downloader {slot} ended with exit code {code}")
         self._crashes.append(time.monotonic())
         if len(self._crashes) == _MAX_CRASHES and self._crashes[-1] - self._crashes[0] < _CRASH_SECONDS:
-            raise CrawlerError(f"downloaders crash one after the other (exit code {code}): {last_line or 'no output'}")
-        _log.warning("action=restart slot=%d code=%d", slot, code)
+            raise CrawlerError(f"downloaders keep crashing (exit code {code}): {last_line or 'no output'}")
+        _log.warning("downloader %d ended with exit code %d; starting it again", slot, code)
         self._start(slot)
 
 

@@ -125,7 +125,7 @@ class Discovery:
         images, links = ([request.url for request in requests if request.kind == kind] for kind in ("image", "page"))
         trap = self._trap_watch.note(context.request.url, images, links)
         if trap:
-            _log.warning("action=trap name=%s url=%s: similar pages are skipped from now on", trap, context.url)
+            _log.warning("crawler trap (%s) at %s: similar pages are skipped from now on", trap, context.url)
 
     def images(self, context: PageContext, page: Page) -> tuple[Request, ...]:
         """Return the requests for the wanted images of a page, each once."""

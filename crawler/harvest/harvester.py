@@ -127,7 +127,7 @@ class Harvester:
         if document is None:
             return Outcome(status="done", reason="unsupported-format")
         if document.truncated or fault is not None:
-            logger.warning("document cut short url=%s images=%d", request.url, len(document.images))
+            logger.warning("%s is incomplete: read its beginning, with %d images", request.url, len(document.images))
         policy = header_policy(response.headers.get("referrer-policy", ""))
         context = context_of(request, canonicalize(response.url), document, policy)
         outcome = self._harvest(context, document, response)
@@ -210,7 +210,7 @@ class Harvester:
         for part in feed.fragments:
             characters, markup = characters - len(part.html), markup - part.html.count("<")
             if characters < 0 or markup < 0:
-                logger.warning("feed cut short url=%s", part.url)
+                logger.warning("the feed %s is too long: read only its beginning", part.url)
                 return
             yield extract(part.html, part.url, parser=self._parser, lazy=self._lazy), canonicalize(part.url)
 

@@ -114,7 +114,7 @@ def opened(
             past = _readable(ledger.past(), tell)
         except UNREADABLE as error:
             if not is_damage(error):
-                raise DiskError(f"cannot read {path}: {error}") from error
+                raise DiskError(f"can't read {path}: {error}") from error
             tell("the database is damaged", str(error))
             report = ConsistencyReport(images={}, is_running=is_running)
             records = _manifest_records(crawl.manifest)

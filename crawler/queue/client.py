@@ -411,7 +411,7 @@ class RemoteFrontier:
         Raises:
             CrawlerError: always.
         """
-        raise CrawlerError("only the master may add requests; a worker returns new URLs in its outcomes")
+        raise CrawlerError("only the master may add requests; a worker returns new URLs with its results")
 
     def close(self) -> None:
         """Disconnect from the master; calls in progress in other threads end with a `CrawlerError`."""

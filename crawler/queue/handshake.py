@@ -42,7 +42,7 @@ def prove_as_worker(frames: Frames, key: bytes, place: str) -> None:
     greeting, mine = frames.recv_bytes(), secrets.token_bytes(_NONCE)
     theirs = greeting[len(GREETING) :]
     if not greeting.startswith(GREETING) or len(theirs) != _NONCE:
-        raise AuthenticationError("it did not greet as a master does; check the address in the join file")
+        raise AuthenticationError("it does not answer like a master; check the address in the join file")
     frames.send_bytes(mine + _proof(key, "worker", place, theirs, mine))
     if not hmac.compare_digest(frames.recv_bytes(), _proof(key, "master", place, theirs, mine)):
         raise AuthenticationError("the master does not accept the key; copy the join file again")

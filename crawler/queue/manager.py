@@ -164,7 +164,7 @@ class QueueManager(managers.BaseManager):
         if function is None:
             raise ConfigError(f"unknown queue {typeid[:80]!r}; register {TASKS!r} and {RESULTS!r}")
         if (args[0] if args else kwds.get("callable")) not in (None, function):
-            raise ConfigError(f"{typeid} is served from the crawl's frontier; register it without a callable")
+            raise ConfigError(f"{typeid} is built in; register it without a callable")
         super().register(typeid, function, proxy, tuple(protocol.SIGNATURES[typeid]), create_method=False)
 
     def get_server(

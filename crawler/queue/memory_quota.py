@@ -66,7 +66,7 @@ class MemoryQuota:
                 while not self._is_next(reservation):
                     left = max(0.0, end - time.monotonic())
                     if not self._changed.wait(left) and not self._is_next(reservation):
-                        raise TimeoutError("the master is busy with large messages of others; try again later")
+                        raise TimeoutError("the master is busy with large messages from others; try again later")
                 self._held[reservation.owner] += reservation.size
             finally:
                 self._queue.remove(reservation)

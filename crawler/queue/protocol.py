@@ -230,7 +230,7 @@ def _checked(raws: tuple[Raw, ...]) -> Iterator[Outcome]:
         outcome = decode(raw)
         remaining -= len(outcome.discovered)
         if remaining < 0:
-            raise ValueError(f"the outcomes of a call bring more than {MAX_FOUND} requests")
+            raise ValueError(f"a call brings more than {MAX_FOUND} requests")
         for new in outcome.discovered:
             if not is_spelled(f"{new.url}{new.target}{new.fallback}{new.referrer}{new.seed}"):
                 raise ValueError("a URL of a request contains characters that a URL must not contain")

@@ -442,7 +442,9 @@ def _place(channel: Channel, master: tuple[Any, ...]) -> str:
 
 def _not_a_master(address: Address) -> str:
     where = format_address(address)
-    return f"a program listens on {where}, but it is not a crawler harvester: check the address, or --connect HOST:PORT"
+    return (
+        f"a program listens on {where}, but it is not the master of a crawl: check the address, or --connect HOST:PORT"
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -47,7 +47,7 @@ class CrawlDirectory:
         """
         release = try_to_own(self.path, patience=_CHECK_SECONDS)
         if release is None:
-            raise DiskError(f"another crawler is at work in {self}; see: crawler status {self}")
+            raise DiskError(f"another crawl is running in {self}; see: crawler status {self}")
         return release
 
     def is_running(self) -> bool:

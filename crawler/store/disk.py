@@ -30,8 +30,8 @@ _NEW_FILE |= getattr(os, "O_BINARY", 0)
 _REPLACE_ATTEMPTS = 10 if os.name == "nt" else 1
 
 _ADVICE = {
-    "ENOSPC": "the disk is full: free some space, then start the same command again",
-    "EDQUOT": "the disk quota is used up: free some space, then start the same command again",
+    "ENOSPC": "the disk is full: free some space, then run the same command again",
+    "EDQUOT": "the disk quota is used up: free some space, then run the same command again",
     "EROFS": "the disk is read-only: choose another directory with -o",
     "EACCES": "no permission: change the owner or choose another directory with -o",
     "EPERM": "no permission: change the owner or choose another directory with -o",

@@ -217,7 +217,7 @@ def _claim(directory: Path, crawl: str, slot: int | None) -> None:
             if path.name.removeprefix(".lock-").isdigit() and path.name != f".lock-{slot}":
                 release = try_to_own(directory, name=path.name)
                 if release is None:
-                    raise DiskError(f"a downloader of another crawl is at work in {directory}; choose another -o")
+                    raise DiskError(f"a downloader of another crawl is running in {directory}; choose another -o")
                 release()
         owner.write_text(crawl, encoding="ascii")
 

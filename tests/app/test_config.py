@@ -71,7 +71,7 @@ def settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settle:
         for path, text in ((tmp_path / "out" / "crawl.toml", crawl), (tmp_path / _LOCAL_FILE, local)):
             if text is not None:
                 path.write_text(text, encoding="utf-8")
-        return settings_for(tmp_path / "out", flags)
+        return settings_for(tmp_path / "out", [("the test", from_flags(flags))])
 
     return settings
 
@@ -126,12 +126,12 @@ def test_a_named_file_replaces_the_local_one(settle: Settle, tmp_path: Path) -> 
     settle(local=LOCAL)
     named = tmp_path / "mine.toml"
     named.write_text("[harvest]\nscope = 'any'", encoding="utf-8")
-    assert settings_for(tmp_path / "out", {}, named)[0].harvest == HarvestSettings(scope="any")
+    assert settings_for(tmp_path / "out", config_file=named)[0].harvest == HarvestSettings(scope="any")
 
 
 def test_a_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"can't read .*mine\.toml"):
-        settings_for(tmp_path, {}, tmp_path / "mine.toml")
+        settings_for(tmp_path, config_file=tmp_path / "mine.toml")
 
 
 def test_machine_settings_come_from_this_machine(settle: Settle) -> None:

@@ -301,7 +301,7 @@ def test_the_beginning_of_an_incomplete_page_is_used(reason: str, caplog: pytest
     outcome = cut_short(RequestFailed(reason))
     assert (outcome.status, outcome.reason) == ("done", "")
     assert [found.url for found in outcome.discovered] == ["http://a.example/1.png", "http://a.example/next"]
-    assert "document cut short" in caplog.text
+    assert "is incomplete" in caplog.text
 
 
 @pytest.mark.parametrize("reason", ["truncated", "too-slow", "timeout"])

@@ -375,7 +375,7 @@ def test_other_directories_and_running_crawls_are_refused(job: Path, tmp_path: P
         ended = call("verify", job, "--repair")
     finally:
         release()
-    assert ended.code == 3 and "another crawler is at work" in ended.complaint
+    assert ended.code == 3 and "another crawl is running" in ended.complaint
     assert len(rows_of(job)) == NUMBER + 1
 
 

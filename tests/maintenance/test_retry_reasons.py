@@ -95,7 +95,7 @@ def test_only_the_selected_requests_are_sent_again(server: DemoServer, tmp_path:
     before = len(server.requests)
     ended = call("retry", job, "-w", 0)
     assert asked(server, before) == ["/0002.png"]
-    assert "Not retried: http-404 1, http-410 1; name reasons with --only" in ended.err
+    assert "Not retried: http-404 1, http-410 1; to retry them, name their reasons with --only" in ended.err
     before = len(server.requests)
     ended = call("retry", job)
     assert (ended.code, asked(server, before)) == (0, []) and "Nothing to retry" in ended.err
@@ -318,7 +318,7 @@ def test_a_running_crawl_is_refused(site: DemoServer, tmp_path: Path, call: Call
         ended = call("retry", "out")
     finally:
         release()
-    assert ended.code == 3 and "another crawler is at work in out" in ended.complaint
+    assert ended.code == 3 and "another crawl is running in out" in ended.complaint
     assert Path("out/frontier.sqlite").read_bytes() == before
 
 

@@ -251,10 +251,10 @@ def test_a_silent_port_may_be_an_overloaded_master(
 ) -> None:
     monkeypatch.setattr(wire, "_GREETING_SECONDS", 0.1)
     monkeypatch.setattr(wire, "_PROBE_SECONDS", 0.1)
-    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(NetworkError, match="not a crawler harvester"):
+    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(NetworkError, match="not the master of a crawl"):
         RemoteFrontier(join_for(mute.getsockname()), wait=0.5).stats()
     [notice] = [record.message for record in caplog.records if "trying again" in record.message]
-    assert "not a crawler harvester" in notice  # after a mistyped port the user need not wait to be informed
+    assert "not the master of a crawl" in notice  # after a mistyped port the user need not wait to be informed
 
 
 def test_a_missing_master_is_waited_for_with_a_countdown(free_port: wire.Address) -> None:

@@ -288,14 +288,16 @@ def test_another_service_is_recognised(cert: Certificate | None, monkeypatch: py
     monkeypatch.setattr(wire, "_GREETING_SECONDS", 0.2)
     with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
         join = join_for(address, cert=cert.pem if cert else "")
-        with pytest.raises(NetworkError, match="not a crawler harvester"):  # without TLS it waits for the first message
+        with pytest.raises(
+            NetworkError, match="not the master of a crawl"
+        ):  # without TLS it waits for the first message
             RemoteFrontier(join, wait=0.3).stats()
 
 
 def test_a_silent_service_is_reported(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "_GREETING_SECONDS", 0.2)
     waits: list[str] = []
-    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(NetworkError, match="not a crawler harvester"):
+    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(NetworkError, match="not the master of a crawl"):
         join = join_for(mute.getsockname(), cert=certificate.pem)
         RemoteFrontier(join, wait=0.3, on_wait=lambda _, why: waits.append(why)).stats()
     assert waits

@@ -182,7 +182,10 @@ def _answer(frame: bytes) -> Any:
 def test_a_silent_port_is_no_master(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "_GREETING_SECONDS", 0.1)
     monkeypatch.setattr(wire, "_PROBE_SECONDS", 0.1)
-    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(wire.NoGreeting, match="not a crawler"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mute,
+        pytest.raises(wire.NoGreeting, match="not the master of a crawl"),
+    ):
         wire.connect(mute.getsockname(), b"k" * 32)
 
 
@@ -190,7 +193,7 @@ def test_a_port_that_speaks_another_protocol_is_no_master() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         greeter = threading.Thread(target=_greet, args=(other,))
         greeter.start()
-        with pytest.raises(NetworkError, match="not a crawler harvester"):
+        with pytest.raises(NetworkError, match="not the master of a crawl"):
             wire.connect(other.getsockname(), b"k" * 32)
         greeter.join()
 

@@ -168,7 +168,7 @@ def test_two_crawls_can_not_use_a_store_at_the_same_time(tmp_path: Path) -> None
     shelf_in(tmp_path, slot=0, crawl="x")
     release = try_to_own(tmp_path, name=".lock-0")
     assert release is not None
-    with pytest.raises(DiskError, match="another crawl is at work"):
+    with pytest.raises(DiskError, match="another crawl is running"):
         shelf_in(tmp_path, slot=1, crawl="y")
     release()
     shelf_in(tmp_path, slot=1, crawl="y")
@@ -182,7 +182,7 @@ def test_two_downloaders_of_one_crawl_may_start_in_a_new_directory_at_once(tmp_p
     assert None not in numbers
     shelves = [shelf_in(tmp_path, slot=slot, crawl="x") for slot in (0, 1)]
     assert len(shelves) == 2
-    with pytest.raises(DiskError, match="another crawl is at work"):
+    with pytest.raises(DiskError, match="another crawl is running"):
         claim(tmp_path, "y")
 
 

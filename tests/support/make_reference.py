@@ -145,7 +145,9 @@ def _section(section: str) -> str:
     """Return the title and the table of a section of the settings, and which commands have its flags."""
     settings = [setting for setting in SETTINGS.values() if setting.section == section]
     title, hint = settings[0].title, str(getattr(CrawlConfig(), section).__doc__).partition(".")[2]
-    rows = ((f"`{one.name}`", _flag(one), _values(one), _default(one), one.text) for one in settings)
+    rows = (
+        (f"`{one.name}`", _flag(one), _values(one), _default(one), one.text.replace("*", r"\*")) for one in settings
+    )
     table = _table(("setting", "flag", "value", "default", "meaning"), rows)
     owners: dict[str, list[str]] = {}
     for setting in settings:

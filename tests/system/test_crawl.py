@@ -83,7 +83,7 @@ def test_key_and_port_survive_a_restart(tmp_path: Path) -> None:
 
 def test_a_second_master_in_a_directory_is_refused(tmp_path: Path) -> None:
     release = CrawlDirectory(tmp_path).own()
-    with pytest.raises(DiskError, match="another crawler is at work"):
+    with pytest.raises(DiskError, match="another crawl is running"):
         CrawlDirectory(tmp_path).own()
     release()
     CrawlDirectory(tmp_path).own()()

@@ -16,6 +16,7 @@ import pytest
 
 import crawler
 from crawler.demo.server import DemoServer
+from crawler.errors import ConfigError
 from crawler.queue.join_file import JoinFile, new_key, write_join
 from tests.support.calls import Call, calls
 from tests.support.processes import Command, commands, manifest_of, many_pictures, stats_of, wait_until
@@ -149,6 +150,36 @@ def test_a_mistake_in_the_environment_is_reported_with_the_variable(
     ended = call("run", SEED)
     assert ended.code == 2
     assert "CRAWLER_DELAY" in ended.complaint and "'abc'" in ended.complaint
+
+
+@pytest.mark.parametrize("command", [["run", SEED], ["run", SEED, "--dry-run"], ["download", "join"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("flags", "environment", "source"),
+    [
+        (["--disk-wait", "-1"], "2", "command line"),
+        (["--disk-wait", "-1"], None, "command line"),
+        ([], "-1", "environment variable CRAWLER_DISK_WAIT"),
+    ],
+)
+def test_a_value_out_of_bounds_is_reported_with_its_source(
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    command: list[str],
+    flags: list[str],
+    environment: str | None,
+    source: str,
+) -> None:
+    if environment is not None:
+        monkeypatch.setenv("CRAWLER_DISK_WAIT", environment)
+    ended = call(*command, *flags)
+    assert ended.code == 2
+    assert ended.complaint == f"crawler: {source}: disk_wait must be 0 or more, not -1"
+
+
+def test_a_value_out_of_bounds_in_a_script_is_reported_with_the_function(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^crawler\.run\(\): depth must be 0 or more, not -1$"):
+        crawler.run(SEED, output=tmp_path / "out", depth=-1)
 
 
 def test_settings_of_a_failed_start_are_not_stored(call: Call, tmp_path: Path) -> None:
@@ -388,8 +419,8 @@ def test_a_missing_master_and_another_service_are_4(start: Start, tmp_path: Path
     assert len(notice) == 1 and "trying again for 1 s" in notice[0]
     assert line.startswith("crawler: no answer from 127.0.0.1:1") and "crawler harvest" in line
     *notice, line = other.said.splitlines()
-    assert len(notice) == 1 and "not a crawler harvester" in notice[0] and "trying again for 1 s" in notice[0]
-    assert line.startswith("crawler: ") and "not a crawler harvester" in line
+    assert len(notice) == 1 and "not the master of a crawl" in notice[0] and "trying again for 1 s" in notice[0]
+    assert line.startswith("crawler: ") and "not the master of a crawl" in line
 
 
 def test_a_downloader_that_is_stopped_while_it_waits_is_130(
@@ -412,6 +443,6 @@ def test_the_second_crawl_in_a_directory_is_3(start: Start, tmp_path: Path) -> N
         second = start("second", "run", server.url, "-o", job, "-w", 0)
         assert second.ends() == 3
         (line,) = second.said.splitlines()
-        assert line.startswith("crawler: another crawler is at work") and f"crawler status {job}" in line
+        assert line.startswith("crawler: another crawl is running") and f"crawler status {job}" in line
         server.release("/0000.png")
         assert first.ends() == 0

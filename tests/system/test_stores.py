@@ -221,7 +221,7 @@ def test_settings_of_a_restarted_master_reach_its_downloaders(start: Start, tmp_
         master.kill()
         again = start("again", "harvest", "-o", job, "--min-size", 100)
         assert (again.ends(), machine.ends()) == (0, 0), again.said + machine.said
-    assert "the master has other settings now" in machine.said
+    assert "the master's settings have changed" in machine.said
     assert {row.reason for row in manifest_of(job)} == {"", "too-small"}
 
 

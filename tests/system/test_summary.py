@@ -113,7 +113,8 @@ def test_additions_to_a_crawl_are_reported_before_any_request(call: Call, tmp_pa
         same = call("run", server.url, "-w", 0)
         second = call("run", f"{server.b}/", "--images", "more.txt", "-w", 0)
     assert "Adding" not in first.err + same.err
-    adding = f"Adding {server.b}/ and more.txt to the crawl of {server.url} in out. To keep them apart, use another -o."
+    crawl = f"the crawl of {server.url} in out"
+    adding = f"Adding {server.b}/ and more.txt to {crawl}. To crawl them separately, use another -o."
     assert adding in second.err.splitlines()
     assert second.err.index("Adding") < second.err.index("Resuming")
 

@@ -172,4 +172,4 @@ def disk_errors(where: str) -> Iterator[None]:
         if code & 0xFF == sqlite3.SQLITE_FULL or "full" in str(error):
             raise DiskTrouble(f"no space left for {where}; free some, then run the same command again") from error
         kind = DiskTrouble if code & 0xFF in _PASSING and code not in _UNREADABLE else DiskError
-        raise kind(f"cannot use {where}: {error}") from error
+        raise kind(f"can't use {where}: {error}") from error

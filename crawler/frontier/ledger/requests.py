@@ -63,7 +63,7 @@ class RequestTable:
         for request in requests:
             origin = valid_origin(request)
             if origin is None:
-                _log.warning("action=leave-out kind=%s url=%r", request.kind, request.location[:200])
+                _log.warning("skipped a request with an invalid URL (%s): %r", request.kind, request.location[:200])
             else:
                 wanted.setdefault(self._key(request), (request, origin))
         for known in self.index.find(wanted) if wanted else ():
