@@ -15,7 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from pathlib import Path
 
 from crawler.errors import DiskError, DiskTrouble, NoHandles
@@ -46,19 +46,23 @@ _TEMPORARY: dict[str, type[DiskTrouble]] = {
     **dict.fromkeys(("ENOSPC", "EDQUOT", "EROFS", "EIO", "ENXIO", "ENODEV", "ESTALE"), DiskTrouble),
     **dict.fromkeys(("EMFILE", "ENFILE"), NoHandles),
 }
+#: Bytes that are written in one call, unless a chunk is longer.
+_BLOCK = 65_536
 #: Bytes that a disk must accept in a probe.
 _PROBE = bytes(65_536)
 
 
 def write_file(
-    path: Path,
+    path: str | Path,
     chunks: Iterable[bytes],
     *,
     sync: bool,
     mode: int = 0o666,
-    publish: Callable[[Path, Path], None] | None = None,
+    publish: Callable[[str, str], None] | None = None,
 ) -> None:
     """Write a file so that ``path`` has its new content completely or its old one; create missing directories.
+
+    It runs for each image, so it uses neither path objects nor file objects, which take longer than the disk.
 
     Args:
         path: final name.
@@ -70,47 +74,79 @@ def write_file(
     Raises:
         DiskError: the disk reports an error; no temporary file is left behind.
     """
+    path = os.fspath(path)
     part = _part_for(path)
     with disk_faults(path):
-        if not path.parent.is_dir():
-            path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with os.fdopen(os.open(part, _NEW_FILE, mode), "wb") as file:
-                for chunk in chunks:
-                    file.write(chunk)
-                file.flush()
+            descriptor = _create(part, mode)
+            try:
+                for block in _blocks(chunks):
+                    _write(descriptor, block)
                 if sync:
-                    os.fsync(file.fileno())
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
             (publish or _replace)(part, path)
             if publish is not None:
-                retry_if_locked(partial(part.unlink, missing_ok=True))
+                with suppress(FileNotFoundError):
+                    retry_if_locked(os.unlink, part)
         except BaseException:
             with suppress(OSError):
-                part.unlink()
+                os.unlink(part)
             raise
+
+
+def _create(part: str, mode: int) -> int:
+    """Create a file, and its directory if that is missing; return a descriptor."""
+    try:
+        return os.open(part, _NEW_FILE, mode)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(part), exist_ok=True)
+        return os.open(part, _NEW_FILE, mode)
+
+
+def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Join small chunks, because each block costs a system call. A single chunk is not copied."""
+    pending: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        pending.append(chunk)
+        size += len(chunk)
+        if size >= _BLOCK:
+            yield b"".join(pending)
+            pending, size = [], 0
+    yield b"".join(pending)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """Write all bytes: a disk that is almost full may accept only some of them at first."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def probe(directory: Path) -> None:
     """Write and sync a small file in a directory, and remove it. Raise `DiskError`."""
-    part = _part_for(directory / "probe")
+    part = _part_for(os.path.join(directory, "probe"))
     with disk_faults(directory):
         try:
-            with part.open("xb") as file:
+            with open(part, "xb") as file:
                 file.write(_PROBE)
                 file.flush()
                 os.fsync(file.fileno())
         finally:
             with suppress(OSError):
-                part.unlink()
+                os.unlink(part)
 
 
-def _part_for(path: Path) -> Path:
+def _part_for(path: str) -> str:
     """Return a unique name for a temporary file beside ``path``."""
-    return path.with_name(f".{path.name}.{_process_tag(os.getpid())}.{secrets.token_hex(4)}.part")
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.{_process_tag(os.getpid())}.{secrets.token_hex(4)}.part")
 
 
 @contextmanager
-def disk_faults(path: Path, *passing: type[OSError]) -> Iterator[None]:
+def disk_faults(path: str | Path, *passing: type[OSError]) -> Iterator[None]:
     """Turn any OSError about ``path``, except the classes ``passing``, into a `DiskError` with advice.
 
     A temporary error becomes a `DiskTrouble`, a lack of file descriptors a `NoHandles`.
@@ -125,25 +161,25 @@ def disk_faults(path: Path, *passing: type[OSError]) -> Iterator[None]:
         raise _TEMPORARY.get(name, DiskError)(f"can't use {path}: {advice}") from error
 
 
-def link_or_replace(part: Path, path: Path, *, is_synced: bool) -> None:
+def link_or_replace(part: str, path: str, *, is_synced: bool) -> None:
     """Give ``part`` the name ``path``; sync it before it replaces another file."""
     try:
         os.link(part, path)
     except OSError:  # there is another file, or the file system has no hard links
-        if not is_synced and path.exists():
+        if not is_synced and os.path.exists(path):
             _fsync(part, os.O_RDWR)  # Windows syncs only descriptors that are open for writing
         _replace(part, path)
 
 
-def _replace(part: Path, path: Path) -> None:
-    retry_if_locked(partial(part.replace, path))
+def _replace(part: str, path: str) -> None:
+    retry_if_locked(os.replace, part, path)
 
 
-def retry_if_locked(act: Callable[[], object]) -> None:
+def retry_if_locked(act: Callable[..., object], *paths: str) -> None:
     """Call ``act``; on Windows, retry it while another program has the file open."""
     for attempt in range(1, _REPLACE_ATTEMPTS + 1):
         try:
-            act()
+            act(*paths)
             return
         except PermissionError:
             if attempt == _REPLACE_ATTEMPTS:
@@ -151,7 +187,7 @@ def retry_if_locked(act: Callable[[], object]) -> None:
         time.sleep(random.uniform(0.01, 0.05 * attempt))  # noqa: S311  # jitter, not a secret
 
 
-def link_unless_exists(part: Path, path: Path) -> None:
+def link_unless_exists(part: str, path: str) -> None:
     """Give ``part`` the name ``path``, unless another process has already created that file."""
     try:
         os.link(part, path)
@@ -272,7 +308,7 @@ def sync_directories(directory: Path, root: Path) -> None:
             break
 
 
-def _fsync(path: Path, flags: int) -> None:
+def _fsync(path: str | Path, flags: int) -> None:
     descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)

@@ -25,15 +25,15 @@ class NoFile(FileNotFoundError):
     """The error for a path at which there is something other than a regular file."""
 
 
-def is_file(path: Path) -> bool:
+def is_file(path: str | Path) -> bool:
     """Return whether there is a regular file, not a link to one. Raise OSError if that can't be determined."""
     try:
-        return stat.S_ISREG(path.lstat().st_mode)
+        return stat.S_ISREG(os.lstat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def open_file(path: Path) -> BufferedReader:
+def open_file(path: str) -> BufferedReader:
     """Open a file for reading; the caller closes it.
 
     Raises:
@@ -42,15 +42,15 @@ def open_file(path: Path) -> BufferedReader:
         OSError: the disk reports an error.
     """
     try:
-        mode = path.lstat().st_mode
+        mode = os.lstat(path).st_mode
     except NotADirectoryError as error:  # a file where its folder should be
         raise FileNotFoundError(*error.args) from error
     if not stat.S_ISREG(mode):
-        raise NoFile(errno.ENOENT, "not a regular file", str(path))
-    return path.open("rb")
+        raise NoFile(errno.ENOENT, "not a regular file", path)
+    return open(path, "rb")  # the caller closes it
 
 
-def holds(path: Path, data: bytes) -> bool:
+def holds(path: str, data: bytes) -> bool:
     """Return whether the file exists with exactly this content. Raise like `open_file`, except for a missing file."""
     try:
         with open_file(path) as file:
@@ -87,23 +87,26 @@ def move_aside(path: Path, folder: Path, is_wanted: Callable[[int], bool] = stat
     return None
 
 
-def ready_folder(root: Path, key: str) -> tuple[str, int]:
+def ready_folder(root: str, key: str) -> tuple[str, int]:
     """Create the folder of a file in a store if it is missing. Return the folder and the number of its device.
 
     A link at the path of a folder leads out of the store, so it is moved to `DAMAGED`, and so is a file. Only the first
-    folder, which contains all images, may be a link.
+    folder, which contains all images, may be a link. The disk is asked for each image, because another program may
+    replace, remove or unmount a folder at any time. The first folder needs no call of its own if there is a second.
 
     Raises:
         DiskTrouble: the first folder is a link without a target.
         OSError: the disk reports an error.
     """
-    folder, device = str(root), None
-    for depth, name in enumerate(key.split("/")[:-1]):
-        folder = os.path.join(folder, name)  # noqa: PTH118  # path objects are slow, and this runs for each image
-        device = _device_of_folder(folder, os.lstat if depth else os.stat)
-        if device is None:
-            device = _make_folder(Path(folder), root)
-    return folder, _make_folder(root, root) if device is None else device
+    names = key.split("/")[:-1]
+    folder, device = root, None
+    for depth, name in enumerate(names):
+        folder = os.path.join(folder, name)
+        if depth or len(names) == 1:
+            device = _device_of_folder(folder, os.lstat if depth else os.stat)
+            if device is None:
+                device = _make_folder(Path(folder), Path(root))
+    return folder, _make_folder(Path(root), Path(root)) if device is None else device
 
 
 def leads_out(root: Path, key: str) -> bool:
@@ -122,10 +125,10 @@ def _device_of_folder(folder: str, read_status: Callable[[str], os.stat_result])
 
 
 def _make_folder(folder: Path, root: Path) -> int:
-    """Create a folder; return the number of its device."""
-    if folder == root / PICTURES:
+    """Create a folder and its parents; return the number of its device."""
+    if root / PICTURES in (folder, folder.parent):
         need_pictures(root)
-    elif folder.parent not in (root, root.parent):
+    if folder.parent not in (root, root.parent):
         move_aside(folder, root / DAMAGED, stat.S_ISDIR)
     folder.mkdir(parents=True, exist_ok=True)
     return folder.stat().st_dev

@@ -7,7 +7,8 @@ import secrets
 import threading
 import time
 from collections.abc import Collection
-from functools import cached_property, partial
+from contextlib import suppress
+from functools import cached_property
 from io import BufferedReader
 from math import inf
 from pathlib import Path
@@ -59,6 +60,7 @@ class LocalStore:
 
     def __init__(self, root: str | Path, durability: Durability = "batch") -> None:
         self.root = Path(root)
+        self._place = str(self.root)
         self._durability = durability
         #: Its modification time is that of the last flush: older files were on the disk then.
         self._id_file = self.root / "store.json"
@@ -120,7 +122,7 @@ class LocalStore:
         """Save ``data`` under ``key``; replace a file with other content, which repairs a damaged one."""
         path = self._path(key)
         with disk_faults(path):
-            folder, device = ready_folder(self.root, key)
+            folder, device = ready_folder(self._place, key)
             try:
                 new = not holds(path, data)
             except NoFile:
@@ -136,14 +138,14 @@ class LocalStore:
             if not is_ours:
                 self._write(key, data, device, failures, sync=not (new and self._is_batched))
             if self._durability == "strict":
-                sync_directories(path.parent, self.root)
+                sync_directories(Path(folder), self.root)
         return new
 
     def _write(self, key: str, data: bytes, device: int, failures: int, *, sync: bool) -> None:
         """Write a file. The next flush covers it unless the number of failed flushes is above ``failures`` by then."""
         sync = sync and self._durability != "none"
 
-        def publish(part: Path, path: Path) -> None:
+        def publish(part: str, path: str) -> None:
             with self._lock:  # no `remove` comes between the name and its record
                 link_or_replace(part, path, is_synced=sync or self._durability == "none")
                 self._record_write(key, device, failures)
@@ -182,7 +184,7 @@ class LocalStore:
         """Move anything but a regular file at the path of ``key`` to `DAMAGED`. Return whether it was moved."""
         path = self._path(key)
         with disk_faults(path):
-            target = None if leads_out(self.root, key) else move_aside(path, self.root / DAMAGED)
+            target = None if leads_out(self.root, key) else move_aside(Path(path), self.root / DAMAGED)
         if target is not None:
             _log.warning("%s was not a regular file; moved to %s", path, target)
         return target is not None
@@ -192,7 +194,7 @@ class LocalStore:
         path, other_path = self._path(key), self._path(other)
         with disk_faults(path):
             try:
-                return not path.samefile(other_path)
+                return not os.path.samefile(path, other_path)
             except FileNotFoundError:
                 return False
 
@@ -203,7 +205,8 @@ class LocalStore:
             self._written.pop(key, None)  # an unreported put of the same bytes is a surplus copy as well
             self._synced.pop(key, None)
             if is_file(path) and not leads_out(self.root, key):
-                retry_if_locked(partial(path.unlink, missing_ok=True))
+                with suppress(FileNotFoundError):
+                    retry_if_locked(os.unlink, path)
 
     def flush(self, keys: Collection[str] = ()) -> None:
         """Sync all files put since the last flush; then those of ``keys`` that this object put are on the disk.
@@ -237,7 +240,7 @@ class LocalStore:
         if self._is_batched:
             self._disks.sync({device for _, device in written.values()})
         elif self._durability in ("batch", "file"):
-            for folder in {self._path(key).parent for key in written}:
+            for folder in {Path(self._path(key)).parent for key in written}:
                 sync_directories(folder, self.root)
 
     def _record_sync(self, written: dict[str, tuple[int, int]]) -> None:
@@ -272,7 +275,7 @@ class LocalStore:
             _log.info("action=clear-parts removed=%d root=%s", count, self.root)
         return count
 
-    def _path(self, key: str) -> Path:
+    def _path(self, key: str) -> str:
         if not is_safe(key):
             raise ValueError(f"unsafe key: {key[:200]!r}")
-        return self.root.joinpath(*key.split("/"))
+        return os.path.join(self._place, key.replace("/", os.sep))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.errors import ConfigError, DiskError
+from crawler.errors import ConfigError, DiskError, DiskTrouble
 from crawler.store import disk as syncing
 from crawler.store.base import Durability
 from crawler.store.disk import write_file
@@ -125,6 +125,28 @@ def test_a_link_instead_of_a_folder_does_not_lead_out_of_the_store(store: LocalS
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_a_folder_that_another_program_replaces_with_a_link_is_noticed_by_the_next_put(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    store.put(KEY, b"bytes")
+    outside, folder = tmp_path / "outside", (store.root / KEY).parent
+    folder.rename(outside)
+    folder.symlink_to(outside)
+    assert store.put("images/ab/next.jpg", b"bytes")
+    assert files_in(outside) == ["abcd.jpg"] and not folder.is_symlink()
+
+
+@pytest.mark.parametrize("key", ["images/x.jpg", KEY, "images/ab/cd/x.jpg"])
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_a_link_to_an_unmounted_disk_is_a_temporary_fault(store: LocalStore, tmp_path: Path, key: str) -> None:
+    store.root.mkdir()
+    (store.root / "images").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(DiskTrouble, match="mount that disk"):
+        store.put(key, b"bytes")
+    assert store.put("quarantine/ab/abcd.jpg", b"bytes"), "its folder is on a disk that is there"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
 def test_the_folder_of_all_pictures_may_be_a_link(store: LocalStore, tmp_path: Path) -> None:
     (tmp_path / "big").mkdir()
     store.root.mkdir()
@@ -171,7 +193,7 @@ def test_unsafe_keys_are_refused(store: LocalStore, key: str) -> None:
 def test_any_key_stays_inside_or_is_refused(key: str) -> None:
     root = Path("/srv/store")
     try:
-        path = LocalStore(root)._path(key)
+        path = Path(LocalStore(root)._path(key))
     except ValueError:
         return
     assert path.is_relative_to(root)
@@ -181,7 +203,7 @@ def test_any_key_stays_inside_or_is_refused(key: str) -> None:
 
 @given(st.from_regex(r"[a-z]{1,9}/[0-9a-f]{2}/[0-9a-f]{64}\.[a-z0-9]{1,5}", fullmatch=True))
 def test_every_content_name_is_a_valid_key(key: str) -> None:
-    assert LocalStore(Path("out"))._path(key) == Path("out", key)
+    assert LocalStore(Path("out"))._path(key) == str(Path("out", key))
 
 
 def test_one_file_under_two_keys_does_not_count_as_two_files(store: LocalStore) -> None:
@@ -240,6 +262,42 @@ def test_a_disk_failure_is_reported_with_a_remedy(
     assert "\n" not in str(caught.value)
     assert files_in(tmp_path) == []
     assert store.put(KEY, b"bytes")
+
+
+def test_a_disk_that_accepts_only_some_bytes_at_a_time_gets_all_of_them(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, bytes(data)[:3]))
+    assert store.put(KEY, b"0123456789")
+    monkeypatch.undo()
+    assert (store.root / KEY).read_bytes() == b"0123456789"
+
+
+def test_many_small_chunks_are_written_in_few_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    write = os.write
+
+    def count(descriptor: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", count)
+    write_file(tmp_path / "rows", (b"%06d\n" % number for number in range(20_000)), sync=False)
+    monkeypatch.undo()
+    assert (tmp_path / "rows").read_bytes().splitlines() == [b"%06d" % number for number in range(20_000)]
+    assert len(sizes) == 3
+
+
+def test_an_empty_file_is_written_and_an_interrupted_one_leaves_nothing(tmp_path: Path) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise KeyboardInterrupt
+
+    write_file(tmp_path / "new" / "empty", [], sync=True)
+    with pytest.raises(KeyboardInterrupt):
+        write_file(tmp_path / "new" / "half", broken(), sync=False)
+    assert files_in(tmp_path) == ["new/empty"]
 
 
 def test_a_failed_replacement_leaves_the_old_file(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
