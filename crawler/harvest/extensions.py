@@ -18,6 +18,9 @@ def extension(url: str) -> str:
     """Return the lower-case extension in a URL's path, without the dot, or "" if it has none."""
     path = url.split("#", 1)[0].split("?", 1)[0].rstrip()
     name = path[path.rfind("/") + 1 :]
-    if "." not in name or _BEFORE_HOST.fullmatch(path, 0, len(path) - len(name)):
+    if "." not in name:
+        return ""
+    before = len(path) - len(name)
+    if path.endswith("//", 0, before) and _BEFORE_HOST.fullmatch(path, 0, before):
         return ""  # without a path, the last part is the host: ``example.jp2`` is not an image
     return name[name.rfind(".") + 1 :].lower()

@@ -92,8 +92,8 @@ def _size(image: Image) -> tuple[bool, int, float, int]:
 
 
 def _is_placeholder(url: str) -> bool:
-    name = urlsplit(url).path.rpartition("/")[2]
-    return name.partition(".")[0].lower() in _PLACEHOLDERS
+    path = url.partition("#")[0].partition("?")[0]
+    return path[path.rfind("/") + 1 :].partition(".")[0].lower() in _PLACEHOLDERS
 
 
 @lru_cache(maxsize=4_096)

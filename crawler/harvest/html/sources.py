@@ -80,7 +80,8 @@ _Rule = Callable[[Attributes], Iterator[Reference]]
 
 def _of_img(attributes: Attributes) -> Iterator[Reference]:
     """Yield the images of ``<img>``, of ``<image>``, which browsers read as ``<img>``, and of AMP's replacement."""
-    yield from _candidates(attributes, "srcset", "srcset", plain="src")
+    if "srcset" in attributes:
+        yield from _candidates(attributes, "srcset", "srcset", plain="src")
     yield from _single(attributes, "src", "img")
 
 
