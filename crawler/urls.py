@@ -73,6 +73,15 @@ def canonicalize(url: str) -> str:
     href = resolve(None, url)
     if href is None:
         raise ValueError(f"not an http(s) URL: {url[:200]!r}")
+    return canonical_form(href)
+
+
+def canonical_form(href: str) -> str:
+    """Return the canonical spelling of a URL that `resolve` has returned.
+
+    Raises:
+        ValueError: it is longer than `MAX_URL_LENGTH`.
+    """
     if "#" in href or "@" in href:
         parts = ada_url.URL(href)
         parts.hash = parts.username = parts.password = ""

@@ -18,7 +18,7 @@ from crawler.harvest.scope import FULL_SIZE, CandidateChoice, Scope, choose, cou
 from crawler.harvest.traps import MAX_PAGE_URL, TrapWatch, find_trap
 from crawler.harvest.url_patterns import UrlFilter
 from crawler.model import ReferrerPolicy, Request
-from crawler.urls import canonicalize, page_key, without_session
+from crawler.urls import canonical_form, canonicalize, page_key, without_session
 
 _log = logging.getLogger(__name__)
 
@@ -234,9 +234,15 @@ class Discovery:
         return find_trap(key, year=year) or self._trap_watch.verdict(key)
 
     def _identity(self, href: str) -> tuple[str, str] | None:
-        """Return the identity and the URL of an image, or None if it is not wanted. Session ids do not identify it."""
-        url = _canonical(href)
-        return (without_session(url, surely=True), url) if url and self._rules.images.admits(url) else None
+        """Return the identity and the URL of an image, or None if it is not wanted. Session ids do not identify it.
+
+        ``href`` is the URL of an `Image`, which `resolve` has returned.
+        """
+        try:
+            url = canonical_form(href)
+        except ValueError:
+            return None
+        return (without_session(url, surely=True), url) if self._rules.images.admits(url) else None
 
 
 def context_of(request: Request, url: str, document: Page | Feed, header: ReferrerPolicy) -> PageContext:
