@@ -72,6 +72,9 @@ def choose(images: Iterable[Image], choice: CandidateChoice = "largest") -> tupl
         pictures.setdefault(image.group, []).append(image)
     chosen: list[Image] = []
     for candidates in pictures.values():
+        if len(candidates) == 1:
+            chosen += candidates
+            continue
         wanted = [image for image in candidates if not _is_placeholder(image.url)] or candidates
         if choice == "largest":
             chosen.append(max(wanted, key=_size))
