@@ -73,6 +73,15 @@ def canonicalize(url: str) -> str:
     href = resolve(None, url)
     if href is None:
         raise ValueError(f"not an http(s) URL: {url[:200]!r}")
+    return canonical_form(href)
+
+
+def canonical_form(href: str) -> str:
+    """Return the canonical spelling of a URL that `resolve` has returned.
+
+    Raises:
+        ValueError: it is longer than `MAX_URL_LENGTH`.
+    """
     if "#" in href or "@" in href:
         parts = ada_url.URL(href)
         parts.hash = parts.username = parts.password = ""
@@ -90,10 +99,10 @@ def page_key(url: str) -> str:
     percent-encoding (RFC 3986 §6.2.2) or ``index.html`` have the same key. A caller that knows the URL fetches the URL,
     not its key. Images have no key: their query may be signed, and their bytes are compared anyway.
     """
-    path, _, query = without_session(_ENCODED.sub(_normalized, url)).partition("?")
-    parts = dict.fromkeys(part for part in query.split("&") if part and not _is_tracking(_name(part)))
+    path, _, query = without_session(_ENCODED.sub(_normalized, url) if "%" in url else url).partition("?")
+    parts = dict.fromkeys(part for part in query.split("&") if part and not _is_tracking(_name(part))) if query else ()
     if not parts:
-        return _DIRECTORY_PAGE.sub("/", path)
+        return _DIRECTORY_PAGE.sub("/", path) if path.endswith((".htm", ".html")) else path
     return f"{path}?{'&'.join(sorted(parts, key=_name))}"  # a stable sort: equal names keep their order
 
 
@@ -103,9 +112,10 @@ def without_session(url: str, *, surely: bool = False) -> str:
     With ``surely``, keep values that may be a hash of the content, as some servers choose a picture by it.
     """
     path, mark, query = url.partition("?")
-    bare = _SESSION_SEGMENT.sub("", _SESSION_SUFFIX.sub("", path))
-    if bare != path:
-        path = resolve(None, bare) or path  # the removal may have formed a segment ``..``
+    if ";" in path or "/(" in path:
+        bare = _SESSION_SEGMENT.sub("", _SESSION_SUFFIX.sub("", path))
+        if bare != path:
+            path = resolve(None, bare) or path  # the removal may have formed a segment ``..``
     if not query:
         return path + mark
     sessions = _SESSIONS | {"cfid"} if "cftoken=" in query.lower() else _SESSIONS  # the two come as a pair

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from crawler.urls import (
     MAX_URL_LENGTH,
+    canonical_form,
     canonicalize,
     format_record_line,
     host_key,
@@ -128,6 +129,14 @@ def test_an_error_message_about_a_url_is_short() -> None:
     with pytest.raises(ValueError, match="not an http") as caught:
         canonicalize("x" * 1_000_000)
     assert len(str(caught.value)) < 300
+
+
+@given(st.sampled_from(["http://a.example/b/c?d", "https://a:b@a.example:8080/"]), URLS | ANYTHING | HOSTILE)
+@example("http://a.example/", "http://a:b@a.example/c#d")
+def test_a_resolved_url_needs_no_second_parsing(base: str, reference: str) -> None:
+    href = resolve(base, reference)
+    if href is not None:
+        assert canonical_form(href) == canonicalize(href)
 
 
 @given(URLS | ANYTHING)

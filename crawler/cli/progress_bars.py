@@ -158,10 +158,10 @@ class Console(_Display):
         if not self._shows_results:
             return
         try:
-            for record in records:
-                # The JSON keeps its meaning, and text of a site can't control the terminal.
-                line = printable(row_json(record).decode()) if self._as_json else record_line(record)
-                tqdm.write(line, file=self._out)
+            # The JSON keeps its meaning, and text of a site can't control the terminal.
+            line_of = (lambda record: printable(row_json(record).decode())) if self._as_json else record_line
+            if records:
+                tqdm.write("\n".join(map(line_of, records)), file=self._out)
             self._out.flush()
         except OSError as error:
             self._shows_results = False

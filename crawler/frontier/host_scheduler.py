@@ -54,9 +54,13 @@ class HostScheduler:
 
     # adding -------------------------------------------------------------------------------------------------------
 
-    def add(self, origin: Origin, kind: Kind, row: int, priority: int = 0, *, returned: bool = False) -> None:
-        """Queue a row that may be leased as soon as its host may be visited."""
-        origin.queue(kind, self._policy.order).push(row, priority, returned=returned)
+    def add(
+        self, origin: Origin, kind: Kind, rows: Iterable[int], priority: int = 0, *, returned: bool = False
+    ) -> None:
+        """Queue rows that may be leased as soon as their host may be visited."""
+        queue = origin.queue(kind, self._policy.order)
+        for row in rows:
+            queue.push(row, priority, returned=returned)
         if origin.host not in self.hosts.waiting:
             self.hosts.update(origin.host)
         self._list(origin.host, kind)
@@ -167,7 +171,7 @@ class HostScheduler:
         """Put all rows of a share back into their queues and close its turn."""
         share.lend()
         for row, origin in share.rows.items():
-            self.add(origin, share.kind, row, returned=True)
+            self.add(origin, share.kind, (row,), returned=True)
         self.cancel(share.host)
 
     def rest(self, host: Host, now: float) -> None:
@@ -268,7 +272,7 @@ class HostScheduler:
         """Queue the deferred rows whose time has come."""
         while self._deferred and self._deferred[0][0] <= now:
             _, row, origin, kind, priority = heapq.heappop(self._deferred)
-            self.add(origin, kind, row, priority)
+            self.add(origin, kind, (row,), priority)
 
     def _visit_at(self, host: Host, kind: Kind) -> float:
         """Return the clock time of the next visit for a kind; after a turn of that kind, other kinds go first."""

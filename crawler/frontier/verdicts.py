@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from operator import attrgetter
 
 import msgspec
@@ -26,6 +27,7 @@ from crawler.model import (
     PIN_MISMATCH,
     REASONS,
     ImageRecord,
+    Kind,
     Outcome,
     Request,
     RobotsRules,
@@ -71,6 +73,11 @@ class Ruling:
     instead: Request | None = None
     #: The manifest row that was written.
     record: ImageRecord | None = None
+
+
+def _queue_of(entry: Entry) -> tuple[str, Kind, int]:
+    """Return origin, kind and priority of a request, which choose its place in the queues."""
+    return entry.origin, entry.request.kind, entry.request.priority
 
 
 def verdict_on(entry: Entry | None, outcome: Outcome, *, is_held: bool, is_settled: bool) -> VerdictState:
@@ -166,15 +173,15 @@ class OutcomeApplier:
         groups = Counter((entry.request.kind, entry.request.is_seed) for entry in entries)
         for (kind, is_seed), number in groups.items():
             self._counters.add(kind, is_seed, number)
-        for entry in entries:
-            self.queue(entry)
+        for (name, kind, priority), alike in groupby(entries, _queue_of):
+            self._scheduler.add(self._scheduler.hosts.origin(name), kind, [entry.row for entry in alike], priority)
         self._wake()
 
     def queue(self, entry: Entry, *, returned: bool = False) -> None:
         """Queue a waiting request in memory; a returned one is served first."""
         request = entry.request
         self._scheduler.add(
-            self._scheduler.hosts.origin(entry.origin), request.kind, entry.row, request.priority, returned=returned
+            self._scheduler.hosts.origin(entry.origin), request.kind, (entry.row,), request.priority, returned=returned
         )
 
     def apply(self, entry: Entry, outcome: Outcome, worker: str, now: float) -> Ruling:

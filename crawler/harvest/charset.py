@@ -8,7 +8,7 @@ import codecs
 import re
 from collections.abc import Iterable, Iterator
 from email.message import Message
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 from urllib.parse import quote
 
@@ -155,8 +155,13 @@ def content_type_of(values: Iterable[str]) -> str:
 
 def charset_of(content_type: str | None) -> str | None:
     """Return the charset parameter of a ``Content-Type`` header, or None."""
+    return _charset_of((content_type or "")[:_MAX_HEADER])
+
+
+@lru_cache(maxsize=256)
+def _charset_of(content_type: str) -> str | None:
     message = Message()
-    message["content-type"] = re.sub(r"[\r\n]+", " ", (content_type or "")[:_MAX_HEADER])
+    message["content-type"] = re.sub(r"[\r\n]+", " ", content_type)
     charset = message.get_param("charset")
     return charset if isinstance(charset, str) else None
 

@@ -6,6 +6,7 @@ other, but it has the same depth as its page, so a depth limit does not exclude 
 
 import logging
 from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct, structs
@@ -17,7 +18,7 @@ from crawler.harvest.scope import FULL_SIZE, CandidateChoice, Scope, choose, cou
 from crawler.harvest.traps import MAX_PAGE_URL, TrapWatch, find_trap
 from crawler.harvest.url_patterns import UrlFilter
 from crawler.model import ReferrerPolicy, Request
-from crawler.urls import canonicalize, page_key, without_session
+from crawler.urls import canonical_form, canonicalize, page_key, without_session
 
 _log = logging.getLogger(__name__)
 
@@ -25,13 +26,15 @@ _log = logging.getLogger(__name__)
 SHEET, FRAME, FEED, SITEMAP = "sheet", "frame", "feed", "sitemap"
 #: Deepest nesting of parts that is followed, such as style sheets that import each other.
 _MAX_NESTING = 4
+#: Links whose identity is remembered.
+_REMEMBERED = 4_096
 #: Most characters of a URL that the log shows.
 _SHOWN = 200
-#: Metadata taken from a page for each of its images.
-_WORDS = (
-    *("source", "alt", "title", "caption", "link_text", "heading", "license"),
-    *("declared_width", "declared_height"),
-)
+#: Metadata taken from a page for each of its images, and their empty values.
+_WORDS: dict[str, str | int] = {
+    **dict.fromkeys(("source", "alt", "title", "caption", "link_text", "heading", "license"), ""),
+    **dict.fromkeys(("declared_width", "declared_height"), 0),
+}
 #: Sources that the page does not display: the markup of a displayed image describes it better.
 _UNSEEN = frozenset(
     {
@@ -87,6 +90,10 @@ class PageContext(Struct, frozen=True, kw_only=True):
         """The page that shows the document's images. For a style sheet, that is the page that names the sheet."""
         return self.request.referrer if self.request.source == SHEET else self.url
 
+    def policy_for(self, url: str) -> ReferrerPolicy:
+        """Return the referrer policy of a reference to ``url``."""
+        return self.referrer_policies.get(url) or self.referrer_policy
+
 
 class Discovery:
     """Factory of requests from the content of documents.
@@ -133,13 +140,17 @@ class Discovery:
         named = [image for image in page.images if _is_named(image)]
         shown = sorted(named, key=lambda image: image.source in _UNSEEN)
         words = _words_by_url(shown)
+        groups: dict[int, list[Image]] = {}
+        for image in named:
+            groups.setdefault(image.group, []).append(image)
         for image in choose(named, self._rules.candidates):
-            picture = self._picture(context, image.url, context.page_url)
-            if picture is not None and picture.url not in requests:
-                fallback = self._fallback(image, named) if image.rank >= FULL_SIZE else ""
-                fields = {"page_title": page.title, "language": page.language, "fallback": fallback}
+            identity = self._identity(image.url)
+            if identity is not None and identity[0] not in requests:
+                fields = words[image.url]
+                fields["page_title"], fields["language"] = page.title, page.language
+                fields["fallback"] = self._fallback(groups[image.group]) if image.rank >= FULL_SIZE else ""
                 fields["referrer_policy"] = image.referrer_policy or context.referrer_policy
-                requests[picture.url] = structs.replace(picture, **fields, **words[image.url])
+                requests[identity[0]] = _picture(context, identity, context.page_url, fields)
         return tuple(requests.values())
 
     def feed_images(self, context: PageContext, images: Iterable[FeedImage]) -> tuple[Request, ...]:
@@ -147,11 +158,12 @@ class Discovery:
         requests: dict[str, Request] = {}
         for image in images:
             page_url = _canonical(image.page_url) or context.url
-            picture = self._picture(context, image.url, page_url)
+            identity = self._identity(image.url)
             is_ours = self._in_scope("", context.seed, page_url)
-            if picture is not None and is_ours and (not image.page_url or self._rules.pages.admits(page_url)):
-                words = {"title": image.title, "caption": image.caption, "license": image.license}
-                requests.setdefault(picture.url, structs.replace(picture, source=image.source, **words))
+            if identity is not None and is_ours and (not image.page_url or self._rules.pages.admits(page_url)):
+                fields = {name: getattr(image, name) for name in ("source", "title", "caption", "license")}
+                fields["referrer_policy"] = context.policy_for(identity[1])
+                requests.setdefault(identity[0], _picture(context, identity, page_url, fields))
         return tuple(requests.values())
 
     def links(self, context: PageContext, page: Page) -> tuple[Request, ...]:
@@ -161,7 +173,7 @@ class Discovery:
         own = page_key(context.url)
         original = counts_as(context.url, _canonical(page.canonical) or "") if page.canonical else own
         is_copy = original != own and not context.request.is_seed
-        if is_copy and self._is_wanted(context, original) and not self._trap(original):
+        if is_copy and self._is_wanted(context, original) and not self._trap(original, self._year()):
             # The original is crawled. Links to further copies of it are not.
             hrefs = [original, *(href for href in hrefs if not _is_copy(href, own, original))]
         return self.pages(context, hrefs)
@@ -174,12 +186,12 @@ class Discovery:
         requests: dict[str, Request] = {}
         taken = {context.request.url, page_key(context.url)}
         traps: dict[str, str] = {}
-        for url in filter(None, map(_canonical, hrefs)):
-            key = page_key(url) if len(url) <= MAX_PAGE_URL else url
+        year = self._year()
+        for url, key in filter(None, map(_page_identity, hrefs)):
             if key in taken or not self._is_wanted(context, url):
                 continue
             taken.add(key)
-            trap = self._trap(key)
+            trap = self._trap(key, year)
             if trap:
                 traps.setdefault(trap, url)
             else:
@@ -201,9 +213,9 @@ class Discovery:
                 requests[url] = structs.replace(part, kind="part", nesting=nesting)
         return tuple(requests.values())
 
-    def _fallback(self, image: Image, named: Iterable[Image]) -> str:
-        """Return the URL of an image's best thumbnail, for the case that the thumbnail's link is broken, or ""."""
-        thumbnails = [other for other in named if other.group == image.group and other.rank < FULL_SIZE]
+    def _fallback(self, group: Iterable[Image]) -> str:
+        """Return the URL of the best thumbnail of a group, for the case that the thumbnail's link is broken, or ""."""
+        thumbnails = [image for image in group if image.rank < FULL_SIZE]
         url = next((_canonical(best.url) or "" for best in choose(thumbnails)), "")
         return without_session(url, surely=True) if url and self._rules.images.admits(url) else ""
 
@@ -217,18 +229,20 @@ class Discovery:
     def _is_wanted(self, context: PageContext, url: str) -> bool:
         return self._in_scope("", context.seed, url) and self._rules.pages.admits(url)
 
-    def _trap(self, key: str) -> str:
+    def _trap(self, key: str, year: int) -> str:
         """Return the name of the trap that a page is in, or "" if none is known."""
-        return find_trap(key, year=self._year()) or self._trap_watch.verdict(key)
+        return find_trap(key, year=year) or self._trap_watch.verdict(key)
 
-    def _picture(self, context: PageContext, href: str, page_url: str) -> Request | None:
-        """Return the request for an image, or None if it is not wanted. Session ids are not part of its identity."""
-        url = _canonical(href)
-        if url is None or not self._rules.images.admits(url):
+    def _identity(self, href: str) -> tuple[str, str] | None:
+        """Return the identity and the URL of an image, or None if it is not wanted. Session ids do not identify it.
+
+        ``href`` is the URL of an `Image`, which `resolve` has returned.
+        """
+        try:
+            url = canonical_form(href)
+        except ValueError:
             return None
-        bare = without_session(url, surely=True)
-        request = _follow(context, url, key=bare, source="", depth=context.request.depth, referrer=page_url)
-        return structs.replace(request, kind="image", columns=context.request.columns)
+        return (without_session(url, surely=True), url) if self._rules.images.admits(url) else None
 
 
 def context_of(request: Request, url: str, document: Page | Feed, header: ReferrerPolicy) -> PageContext:
@@ -254,10 +268,8 @@ def _words_by_url(images: Iterable[Image]) -> dict[str, dict[str, Any]]:
     """Return the metadata of each image by URL. Each field is the first value that is not empty, in the given order."""
     metadata: dict[str, dict[str, Any]] = {}
     for image in images:
-        fields = metadata.setdefault(image.url, {})
-        for name in _WORDS:
-            if not fields.get(name):
-                fields[name] = getattr(image, name) or (0 if name.startswith("declared") else "")
+        fields = metadata.setdefault(image.url, _WORDS)
+        metadata[image.url] = {name: fields[name] or getattr(image, name) or empty for name, empty in _WORDS.items()}
     return metadata
 
 
@@ -295,9 +307,40 @@ def _follow(context: PageContext, url: str, *, source: str, depth: int, referrer
         priority=context.request.priority,
         seed=context.seed,
         referrer=referrer,
-        referrer_policy=context.referrer_policies.get(url) or context.referrer_policy,
+        referrer_policy=context.policy_for(url),
         source=source,
     )
+
+
+def _picture(context: PageContext, identity: tuple[str, str], page_url: str, fields: dict[str, Any]) -> Request:
+    """Return the request for an image with these ``fields``."""
+    bare, url = identity
+    request = context.request
+    return Request(
+        url=bare,
+        kind="image",
+        target="" if bare == url else url,
+        depth=request.depth,
+        priority=request.priority,
+        seed=context.seed,
+        referrer=page_url,
+        columns=request.columns,
+        **fields,
+    )
+
+
+def _page_identity(href: str) -> tuple[str, str] | None:
+    """Return the canonical URL and the key of a page, or None if ``href`` has none. Long ones have no key."""
+    return _short_page_identity(href) if len(href) <= MAX_PAGE_URL else _long_page_identity(href)
+
+
+def _long_page_identity(href: str) -> tuple[str, str] | None:
+    url = _canonical(href)
+    return None if url is None else (url, page_key(url) if len(url) <= MAX_PAGE_URL else url)
+
+
+#: Most links of a page are on many pages.
+_short_page_identity = lru_cache(maxsize=_REMEMBERED)(_long_page_identity)
 
 
 def _canonical(url: str) -> str | None:

@@ -16,8 +16,12 @@ _BEFORE_HOST = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
 
 def extension(url: str) -> str:
     """Return the lower-case extension in a URL's path, without the dot, or "" if it has none."""
-    path = url.split("#", 1)[0].split("?", 1)[0].rstrip()
-    name = path[path.rfind("/") + 1 :]
-    if "." not in name or _BEFORE_HOST.fullmatch(path, 0, len(path) - len(name)):
+    if "." not in url:
+        return ""
+    path = url.partition("#")[0].partition("?")[0].rstrip()
+    start, dot = path.rfind("/") + 1, path.rfind(".")
+    if dot < start:
+        return ""
+    if path.endswith("//", 0, start) and _BEFORE_HOST.fullmatch(path, 0, start):
         return ""  # without a path, the last part is the host: ``example.jp2`` is not an image
-    return name[name.rfind(".") + 1 :].lower()
+    return path[dot + 1 :].lower()

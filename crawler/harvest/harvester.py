@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator
+from threading import Lock
 
 from msgspec import structs
 
@@ -88,6 +89,9 @@ class Harvester:
         self._discovery = Discovery(rules or DiscoveryRules(), lambda: time.gmtime(max(0.0, clock())).tm_year)
         self._parser, self._lazy = parser, lazy
         self._agent = agent
+        # lxml gives the interpreter lock back at each of its events, and threads that pass it to one another with each
+        # event take several times as long. As only one of them could run anyway, one document is read at a time.
+        self._reading = Lock()
         self._clock = clock
         self._conditions = Conditions(accept=_ACCEPT, max_bytes=max_page_bytes)
         self._sitemap_conditions = Conditions(accept=_ACCEPT, max_bytes=max(max_page_bytes, _MAX_SITEMAP_BYTES))
@@ -123,20 +127,29 @@ class Harvester:
         if not _is_readable(request, media_type):
             return Outcome(status="done", reason="unsupported-format")
         data, fault = response.read_what_comes()
-        document = self._read(request, response, data, content_type)
-        if document is None:
-            return Outcome(status="done", reason="unsupported-format")
-        if document.truncated or fault is not None:
-            logger.warning("%s is incomplete: read its beginning, with %d images", request.url, len(document.images))
-        policy = header_policy(response.headers.get("referrer-policy", ""))
-        context = context_of(request, canonicalize(response.url), document, policy)
-        outcome = self._harvest(context, document, response)
-        if fault is None:
-            self._discovery.note(context, outcome.discovered)
+        with self._reading:
+            outcome = self._outcome_of(request, response, data, content_type, is_cut=fault is not None)
+        if fault is None or outcome.reason == "unsupported-format":
             return outcome
         if fault.retryable or not outcome.discovered:  # keep the part that arrived, and retry
             return structs.replace(failure(request, fault), discovered=outcome.discovered)
         return structs.replace(outcome, seen=None)
+
+    def _outcome_of(
+        self, request: Request, response: Response, data: bytes, content_type: str, *, is_cut: bool
+    ) -> Outcome:
+        """Return the outcome of a document with the content ``data``, of which the end is missing if it ``is_cut``."""
+        document = self._read(request, response, data, content_type)
+        if document is None:
+            return Outcome(status="done", reason="unsupported-format")
+        if document.truncated or is_cut:
+            logger.warning("%s is incomplete: read its beginning, with %d images", request.url, len(document.images))
+        policy = header_policy(response.headers.get("referrer-policy", ""))
+        context = context_of(request, canonicalize(response.url), document, policy)
+        outcome = self._harvest(context, document, response)
+        if not is_cut:
+            self._discovery.note(context, outcome.discovered)
+        return outcome
 
     def _read(self, request: Request, response: Response, data: bytes, content_type: str) -> Page | Feed | None:
         """Return the document, read by its type and by the request's source, or None if it is unsupported."""

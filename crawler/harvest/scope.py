@@ -72,6 +72,9 @@ def choose(images: Iterable[Image], choice: CandidateChoice = "largest") -> tupl
         pictures.setdefault(image.group, []).append(image)
     chosen: list[Image] = []
     for candidates in pictures.values():
+        if len(candidates) == 1:
+            chosen += candidates
+            continue
         wanted = [image for image in candidates if not _is_placeholder(image.url)] or candidates
         if choice == "largest":
             chosen.append(max(wanted, key=_size))
@@ -92,8 +95,8 @@ def _size(image: Image) -> tuple[bool, int, float, int]:
 
 
 def _is_placeholder(url: str) -> bool:
-    name = urlsplit(url).path.rpartition("/")[2]
-    return name.partition(".")[0].lower() in _PLACEHOLDERS
+    path = url.partition("#")[0].partition("?")[0]
+    return path[path.rfind("/") + 1 :].partition(".")[0].lower() in _PLACEHOLDERS
 
 
 @lru_cache(maxsize=4_096)

@@ -17,6 +17,7 @@ Known sessions and trackers are not traps: `crawler.urls.page_key` maps all thei
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Collection
+from functools import lru_cache
 from itertools import pairwise
 from threading import Lock
 from urllib.parse import parse_qsl
@@ -51,6 +52,9 @@ _INDEX = re.compile(r"(?:\[|%5B)[^\[\]%]*(?:\]|%5D)", re.IGNORECASE)
 #: A machine-made path segment. Words with a year or a number between them are not tokens.
 _TOKEN = re.compile(r"(?=[^0-9]*[0-9])(?:[0-9A-Fa-f-]{16,}|[0-9A-Za-z]{16,})")
 _DIGITS = re.compile(r"[0-9]+")
+#: Results remembered of a function of a page's URL: most links of a page are on many pages. No URL of a page is longer
+#: than `MAX_PAGE_URL`, so the memory is bounded.
+_REMEMBERED = 4_096
 
 
 def find_trap(url: str, *, year: int) -> str:
@@ -58,8 +62,11 @@ def find_trap(url: str, *, year: int) -> str:
 
     Never raises, and takes linear time.
     """
-    if len(url) > MAX_PAGE_URL:
-        return "too-long"
+    return "too-long" if len(url) > MAX_PAGE_URL else _find_trap(url, year)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _find_trap(url: str, year: int) -> str:
     path, query = _split(url)
     segments = _segments(path)
     if len(segments) > _MAX_SEGMENTS:
@@ -135,6 +142,7 @@ class TrapWatch:
         return is_new
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def kind_of(url: str) -> str:
     """Return the pattern that a page's URL shares with similar pages: ``a.example/photo/0?id&page``.
 
@@ -148,6 +156,7 @@ def kind_of(url: str) -> str:
     return f"{_host(url)}{shape}{parameters}"
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def _section(url: str) -> str:
     """Return the section of a page: the first directory of its path, or the host if it is in none."""
     first, slash, _ = _split(url)[0][1:].partition("/")

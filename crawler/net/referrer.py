@@ -40,7 +40,7 @@ def element_policy(attributes: Mapping[str, str]) -> ReferrerPolicy:
     """Return the policy of an element for the URLs in it, or "" if the policy of its page applies."""
     if "rel" in attributes and "noreferrer" in attributes["rel"].lower().split():
         return "no-referrer"
-    return _POLICIES.get(attributes.get("referrerpolicy", "").strip().lower(), "")
+    return _POLICIES.get(attributes["referrerpolicy"].strip().lower(), "") if "referrerpolicy" in attributes else ""
 
 
 def referrer_for(page: str, location: str, policy: ReferrerPolicy = "") -> str:

@@ -24,7 +24,7 @@ RULED = Policy(delay=0.0, per_host=1)
 
 def fill(scheduler: HostScheduler, rows: range, name: str = "http://a.example", kind: Kind = "image") -> None:
     for row in rows:
-        scheduler.add(scheduler.hosts.origin(name), kind, row)
+        scheduler.add(scheduler.hosts.origin(name), kind, (row,))
 
 
 def rows(shares: list[TurnShare]) -> list[int]:
@@ -295,7 +295,7 @@ class Walk:
         self.origins = [self.scheduler.hosts.origin(f"http{'s' * (n % 2)}://{n // 2}.example") for n in range(6)]
 
     def add(self, choice: int) -> None:
-        self.scheduler.add(self.origins[choice], ("image", "page")[choice % 2], next(self.rows), choice)
+        self.scheduler.add(self.origins[choice], ("image", "page")[choice % 2], (next(self.rows),), choice)
 
     def defer(self, choice: int) -> None:
         self.scheduler.defer(self.origins[choice], "image", next(self.rows), 0, self.now + choice)

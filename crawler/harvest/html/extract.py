@@ -5,6 +5,7 @@ walk, because the ``<base>`` may stand anywhere.
 """
 
 from collections.abc import Callable, Collection, Iterator
+from functools import lru_cache
 from typing import Literal
 
 from crawler.errors import ConfigError
@@ -25,6 +26,8 @@ Parser = Literal["lxml", "lexbor"]
 MAX_URLS = 20_000
 #: Most characters of these URLs together: a long ``<base>`` with many short references would fill the disk and the log.
 _MAX_URL_BYTES = 8 * 2**20
+#: Longest reference that is remembered when it was resolved.
+_SHORT = 500
 #: Most ``srcdoc`` documents read of one page, nested ones included.
 _MAX_DOCUMENTS = 20
 
@@ -127,6 +130,8 @@ class _Resolver:
     def __init__(self, own: str, base: str | None, codec: str) -> None:
         href = resolve(own, base) if base is not None and len(base) <= MAX_URL_LENGTH else None
         self.base = href if href is not None and len(href) <= MAX_URL_LENGTH else own
+        #: The root of the base's host. For a reference with a host, or from the root, it is as good as the base.
+        self._root = self.base[: self.base.find("/", 8) + 1] if self.base.startswith(("http://", "https://")) else ""
         self._codec = codec
         self._resolved: dict[str, str | None] = {}
         #: How many more URLs are accepted, and how many more characters of them.
@@ -154,9 +159,16 @@ class _Resolver:
         # The limit is checked first: a long base with many short references would fill the memory.
         if len(reference) > MAX_URL_LENGTH or self._remaining_characters < 0:
             return None
-        href = resolve(self.base, encode_query(reference, self._codec))
+        written = encode_query(reference, self._codec)
+        is_shared = self._root and len(written) <= _SHORT and written.startswith(("/", "http://", "https://"))
+        href = _resolve_shared(self._root, written) if is_shared else resolve(self.base, written)
         self._remaining_characters -= len(href or "")
         return href if href is not None and len(href) <= MAX_URL_LENGTH else None
+
+
+@lru_cache(maxsize=4_096)  # most links of a page are on many pages of the site
+def _resolve_shared(root: str, reference: str) -> str | None:
+    return resolve(root, reference)
 
 
 def _images(walk: Walk, resolver: _Resolver) -> Iterator[Image]:

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Collection
 from itertools import count
-from typing import NamedTuple
+
+from msgspec import Struct, structs
 
 from crawler.harvest.html.css import read_sheet
 from crawler.harvest.html.jsonld import linked_data_images
@@ -21,7 +22,6 @@ from crawler.harvest.html.sources import (
 from crawler.harvest.html.text_spans import collapse
 from crawler.harvest.html.visitor import Attributes
 from crawler.model import ReferrerPolicy
-from crawler.net.referrer import element_policy
 
 #: Most characters of style sheets, linked data and framed documents read of one page.
 _MAX_INSETS = 4 * 2**20
@@ -30,7 +30,7 @@ _SIZED = PICTURES | {"amp-video", "embed", "object", "video"}
 _PIXELS = re.compile(r"\s*\+?0*([0-9]{1,9})(?:\.[0-9]*)?\s*(?:px\s*)?", re.IGNORECASE)
 
 
-class ElementContext(NamedTuple):
+class ElementContext(Struct, frozen=True, gc=False):
     """Context of an element: the numbers of its innermost picture, figure and item (0: none), and more."""
 
     picture: int = 0
@@ -47,7 +47,7 @@ class ElementContext(NamedTuple):
     spare: bool = False
 
 
-class ImageCandidate(NamedTuple):
+class ImageCandidate(Struct, frozen=True, gc=False):
     """An image reference with the text and numbers around it. Candidates for one image share a group."""
 
     reference: Reference
@@ -87,8 +87,15 @@ class ImageCollector:
         self._limit = limit
         self._remaining_insets = _MAX_INSETS
 
-    def collect(self, name: str, attributes: Attributes, context: ElementContext, heading: int | None) -> None:
-        """Collect the images that an element names."""
+    def collect(
+        self,
+        name: str,
+        attributes: Attributes,
+        context: ElementContext,
+        heading: int | None,
+        policy: ReferrerPolicy,
+    ) -> None:
+        """Collect the images that an element names, which is requested by this referrer ``policy``."""
         references = self._references_of(name, attributes, context)
         if not references:
             return
@@ -96,7 +103,6 @@ class ImageCollector:
         title = collapse(attributes.get("title", ""))
         size = (_pixels(attributes, "width"), _pixels(attributes, "height")) if name in _SIZED else (None, None)
         element = context.picture if name in ("img", "source") and context.picture else next(self.elements)
-        policy = element_policy(attributes)
         for reference in references:
             group = self._group(name, element, reference.part, context.link)
             self._add(ImageCandidate(reference, group, context, heading, alt, title, size=size, referrer_policy=policy))
@@ -123,7 +129,7 @@ class ImageCollector:
             reference = Reference(image.url, "json-ld", rank=-1 if image.is_reference else 0)
             candidate = ImageCandidate(reference, next(self._numbers), ElementContext(), None)
             size = image.width, image.height
-            self._add(candidate._replace(caption=image.caption, license=image.license, size=size))
+            self._add(structs.replace(candidate, caption=image.caption, license=image.license, size=size))
 
     def fits(self, inset: str) -> bool:
         """Count the characters of a style sheet, linked data or a document; return whether they may be read."""

@@ -109,6 +109,8 @@ def _is_harmless(text: str) -> bool:
         return False
     if len(text) > _MANY_NAMES and len(set(_NAME.findall(text))) > _MAX_NAMES:
         return False
+    if 3 * (tags - text.count("</")) * tags <= _MAX_REPEATED:
+        return True  # even if every start tag is one of formatting
     formatting = _FORMATTING.findall(text)
     whole = {tag for tag in formatting if tag.endswith(">")}
     doubtful = sum(not tag.endswith(">") for tag in formatting)

@@ -84,6 +84,7 @@ class _Target:
 
     def __init__(self, visitor: Visitor) -> None:
         self._visitor = visitor
+        self._enter, self._text, self._leave = visitor.enter, visitor.text, visitor.leave
         self._open: list[str] = []
         self._counts: Counter[str] = Counter()
         self._elements = 0
@@ -103,23 +104,22 @@ class _Target:
         if not self._visitor.full:
             self._open.append(name)
             self._counts[name] += 1
-            self._visitor.enter(name, dict(attributes))
+            self._enter(name, attributes)
 
     def end(self, name: str) -> None:
         """Leave the last element of that name, and those in it. An end tag without an element changes nothing."""
         if not self._counts[name]:
             return
-        while True:
+        last = ""
+        while last != name:
             last = self._open.pop()
             self._counts[last] -= 1
-            self._visitor.leave()
-            if last == name:
-                return
+            self._leave()
 
     def data(self, text: str) -> None:
         """Pass text on."""
         if not self._visitor.full:
-            self._visitor.text(text)
+            self._text(text)
 
     def close(self) -> None:
         """Do nothing: lxml calls it at the end."""
@@ -127,7 +127,7 @@ class _Target:
     def leave_all(self) -> None:
         """Leave all open elements."""
         for _ in self._open:
-            self._visitor.leave()
+            self._leave()
         self._open.clear()
         self._counts.clear()
 

@@ -1,13 +1,15 @@
 """Walk over a page that follows the context of its elements: which picture, figure or link they are inside of."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+
+from msgspec import Struct, structs
 
 from crawler.harvest.html.image_collector import ElementContext, ImageCollector
 from crawler.harvest.html.page_facts import READERS, PageFacts
 from crawler.harvest.html.sources import SOURCES
 from crawler.harvest.html.text_spans import TextSpans
 from crawler.harvest.html.visitor import Attributes
+from crawler.model import ReferrerPolicy
 from crawler.net.referrer import element_policy
 
 #: Common attributes that never name an image.
@@ -18,7 +20,7 @@ _IRRELEVANT = frozenset(
 _BREAKS = frozenset({"br", "dd", "div", "dt", "h1", "h2", "h3", "h4", "h5", "h6", "li", "p", "td", "th", "tr"})
 
 
-class _Open(NamedTuple):
+class _Open(Struct, frozen=True):
     """State to restore at the end of an element, and the text span to close."""
 
     context: ElementContext
@@ -45,6 +47,8 @@ class Walk:
         #: Documents from ``srcdoc`` attributes, to walk after this one.
         self.documents: list[str] = []
         self.title: int | None = None
+        #: Whether the page has more images than the limit.
+        self.full = False
         #: Figure → text span of its caption.
         self.captions: dict[int, int] = {}
         self._context = ElementContext()
@@ -52,11 +56,6 @@ class Walk:
         self._names: list[str] = []
         self._opened: list[_Open | None] = []
         self._opaque: list[str] | None = None
-
-    @property
-    def full(self) -> bool:
-        """Whether the page has more images than the limit."""
-        return self.images.full
 
     def enter(self, name: str, attributes: Attributes) -> None:
         """Read the start of an element."""
@@ -66,25 +65,28 @@ class Walk:
             return
         if self.words.open and name in _BREAKS:
             self.words.add(" ")
-        context = self._context
+        context, opened = self._context, None
         if name in READERS:
             READERS[name](self.facts, attributes, context)
-        opened = _OPENERS[name](self, attributes) if name in _OPENERS else None
+        if name in _OPENERS:
+            opened = _OPENERS[name](self, attributes)
+        if not attributes:
+            self._opened.append(opened)
+            return
         if "itemscope" in attributes:
             about_image = "imageobject" in attributes.get("itemtype", "").lower()
-            self._context = self._context._replace(item=next(self.images.elements), about_image=about_image)
+            self._context = structs.replace(self._context, item=next(self.images.elements), about_image=about_image)
             opened = opened or _Open(context)
         self._opened.append(opened)
-        if attributes:
-            if policy := element_policy(attributes):
-                self.facts.referrer_policies.setdefault(attributes.get("href") or attributes.get("src", ""), policy)
-            self._collect(name, attributes)
+        if policy := element_policy(attributes):
+            self.facts.referrer_policies.setdefault(attributes.get("href") or attributes.get("src", ""), policy)
+        self._collect(name, attributes, policy)
 
     def text(self, data: str) -> None:
         """Add text to the open spans, or to the opaque element."""
         if self._opaque is not None:
             self._opaque.append(data)
-        else:
+        elif self.words.open:
             self.words.add(data)
 
     def leave(self) -> None:
@@ -99,6 +101,7 @@ class Walk:
             text, self._opaque = "".join(self._opaque or ()), None
             if opened.reads and self.images.fits(text):
                 opened.reads(text)
+                self.full = self.images.full
         self._context = opened.context
         if opened.span is not None:
             self.words.end(opened.span)
@@ -108,13 +111,14 @@ class Walk:
     def link(self, attributes: Attributes) -> None:
         """Read an entry of a ``Link`` header."""
         self.facts.read_link(attributes, self._context)
-        self._collect("link", attributes)
+        self._collect("link", attributes, element_policy(attributes))
 
-    def _collect(self, name: str, attributes: Attributes) -> None:
+    def _collect(self, name: str, attributes: Attributes, policy: ReferrerPolicy) -> None:
         if name in SOURCES or self._context.drawn or not attributes.keys() <= _IRRELEVANT:
             if "itemprop" in attributes:
                 self.facts.read_property(attributes, self._context)
-            self.images.collect(name, attributes, self._context, self._heading)
+            self.images.collect(name, attributes, self._context, self._heading, policy)
+            self.full = self.images.full
 
     # --- elements that set the context of others
 
@@ -122,7 +126,7 @@ class Walk:
         if "href" not in attributes:
             return None
         opened = self._open_span()
-        self._context = self._context._replace(link=opened.span)
+        self._context = structs.replace(self._context, link=opened.span)
         return opened
 
     def _open_heading(self, _: Attributes) -> _Open:
@@ -162,7 +166,7 @@ class Walk:
 
     def _open_context(self, **fields: int) -> _Open:
         opened = _Open(self._context)
-        self._context = self._context._replace(**fields)  # type: ignore[arg-type]
+        self._context = structs.replace(self._context, **fields)
         return opened
 
     def _open_span(self) -> _Open:

@@ -279,6 +279,19 @@ _PIECES = """<img src= srcset=' data-src=" <picture> <source <base href= <a rel=
 _MARKUP = st.lists(st.sampled_from([*_PIECES.split(), " ", "\0", "\ud800", "\n", "1x, "])).map("".join)
 
 
+@given(
+    base=st.sampled_from(
+        [URL, "https://a.example/b/c.html?d=/e", "http://u:p@a.example:8080/x//y", "http://[::1]/z", "x"]
+    ),
+    start=st.sampled_from(
+        ["", "/", "//", "/\\", "\\", " /", "http://", "https://", "http:", "https:/", "HTTP://", "?", "#"]
+    ),
+    rest=st.text(st.sampled_from("abx./:@?#%\\[]1 \té")),
+)
+def test_a_remembered_reference_is_resolved_like_any_other(base: str, start: str, rest: str) -> None:
+    assert extraction._Resolver(base, None, "utf-8")(start + rest) == resolve(base, start + rest)
+
+
 @pytest.mark.parametrize("parser", PARSERS)
 @given(html=_MARKUP)
 def test_any_markup_is_read_without_an_exception(parser: Parser, html: str) -> None:
