@@ -47,6 +47,8 @@ _DIRECTORY_PAGE = re.compile(r"(?<!/)/(?:index\.html?|[Dd]efault\.htm)\Z")
 #: A percent-encoded byte. One after a stray ``%`` does not match, as decoding it could form a new encoded byte.
 _ENCODED = re.compile(r"(?<!%)(?<!%[0-9A-Fa-f])%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+#: Scheme and authority of a URL in the usual form.
+_SITE = re.compile(r"https?://[A-Za-z0-9\[][^/]*")
 
 
 def resolve(base: str | None, reference: str) -> str | None:
@@ -148,18 +150,30 @@ def _normalized(match: re.Match[str]) -> str:
 
 def host_key(url: str) -> str:
     """Return the lower-case ASCII host, with the port unless it is the scheme's default: the key for politeness."""
-    return ada_url.URL(url).host
+    return _site(_up_to_path(url))[0]
 
 
 def host_and_port(url: str) -> tuple[str, int]:
     """Return the lower-case ASCII host (IPv6 without brackets) and the port, which may be the scheme's default."""
-    parts = ada_url.URL(url)
-    return parts.hostname.strip("[]"), int(parts.port or (443 if parts.protocol == "https:" else 80))
+    return _site(_up_to_path(url))[1]
 
 
 def origin(url: str) -> str:
     """Return scheme, host and port (RFC 6454), the unit that robots.txt rules apply to."""
-    return ada_url.URL(url).origin
+    return _site(_up_to_path(url))[2]
+
+
+def _up_to_path(url: str) -> str:
+    """Return the beginning of a URL that decides its host and its port."""
+    site = _SITE.match(url)
+    return site[0] if site else url
+
+
+@lru_cache(maxsize=4_096)  # called several times for each request, of few hosts
+def _site(url: str) -> tuple[str, tuple[str, int], str]:
+    parts = ada_url.URL(url)
+    port = int(parts.port or (443 if parts.protocol == "https:" else 80))
+    return parts.host, (parts.hostname.strip("[]"), port), parts.origin
 
 
 @lru_cache(maxsize=4_096)  # called at each turn of a host

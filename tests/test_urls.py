@@ -3,6 +3,7 @@
 import re
 import time
 
+import ada_url
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from crawler.urls import (
     canonical_form,
     canonicalize,
     format_record_line,
+    host_and_port,
     host_key,
     is_loopback,
     origin,
@@ -308,3 +310,18 @@ def test_record_lines_may_have_any_line_end(line: str, end: str) -> None:
 def test_other_lines_are_not_record_lines(line: str) -> None:
     with pytest.raises(ValueError, match="not a record line"):
         parse_record_line(line)
+
+
+@given(st.sampled_from(["http://", "https://", "http:///", "https:/", "http:\\\\"]), st.text(max_size=30))
+@settings(max_examples=1_000)
+def test_the_site_of_a_url_does_not_depend_on_its_path(scheme: str, rest: str) -> None:
+    """The functions read only the beginning of a URL, up to the path."""
+    try:
+        parts = ada_url.URL(scheme + rest)
+    except ValueError:
+        for function in (host_key, host_and_port, origin):
+            with pytest.raises(ValueError):  # of ada, without a text
+                function(scheme + rest)
+    else:
+        assert (host_key(scheme + rest), origin(scheme + rest)) == (parts.host, parts.origin)
+        assert host_and_port(scheme + rest)[0] == parts.hostname.strip("[]")
