@@ -75,6 +75,8 @@ class CurlFetcher:
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_alarm)
         loop.on_alarm = partial(self._act, pycurl.SOCKET_TIMEOUT, 0)
+        #: Bytes of bodies that have come for the transfers in progress; the caller may start no others meanwhile.
+        self.held_bytes = 0
         self._idle: list[Transfer] = []
         self._active: dict[pycurl.Curl, Transfer] = {}
         #: Host and port → its addresses as libcurl reads them, and until when they are used.

@@ -61,6 +61,8 @@ class Driver(Protocol):
 
     limits: TransferLimits
     headers: RequestHeaders
+    #: Bytes of bodies that have come for the transfers in progress.
+    held_bytes: int
 
     def perform(self, transfer: "Transfer") -> None:
         """Let libcurl carry out the request that was set in the transfer's handle."""
@@ -163,7 +165,7 @@ class Transfer:
         self._resumptions_left = MAX_RESUMPTIONS
         self._is_compressed = False
         self._compressed: list[bytes] = []
-        self._received_before = 0
+        self._received = self._received_before = 0
         self._body_left = FRAMING * receiver.conditions.max_bytes + MAX_HEADER_BYTES
         self._is_draining = False
         self._lines: list[bytes] = []
@@ -207,6 +209,7 @@ class Transfer:
     def release(self) -> Done:
         """Forget the request; return the function that reports its end."""
         done = self._done
+        self._driver.held_bytes -= self.received
         self._close_socket()
         del self._request, self._receiver, self._done
         self._response, self._compressed = None, []
@@ -311,6 +314,7 @@ class Transfer:
 
     def _take_data(self, data: bytes) -> bool:
         self._received += len(data)
+        self._driver.held_bytes += len(data)
         self._body_left -= len(data)
         if self._is_draining:
             return self._body_left >= 0

@@ -19,6 +19,8 @@ from crawler.worker.held_turns import HeldTurn
 from crawler.worker.runner import Desk
 from crawler.worker.turn import Steps, turn_steps
 
+#: Bytes of unfinished bodies above which no fetch starts, so that hundreds of large images do not fill the memory.
+_MOST_BYTES = 256 * 2**20
 #: Most threads of the pool.
 _MAX_THREADS = 32
 
@@ -34,6 +36,11 @@ class HeavyReceiver(Receiver, Protocol):
 
 class LoopFetcher(Protocol):
     """Interface of a fetcher that runs in the event loop: `crawler.net.curl_fetcher.CurlFetcher`."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of bodies that have come for the fetches in progress."""
+        ...
 
     def start(self, request: Request, receiver: Receiver, done: Callable[[CrawlerError | None], None]) -> None:
         """Fetch; call ``done`` in the loop at the end, with None or with what ended the fetch."""
@@ -106,6 +113,8 @@ class LoopRunner:
     def _ask(self, job: _Job, at: float) -> None:
         """Start the next request of a turn once it may start and there is room, or end the turn."""
         may_start = self._desk.may_start(job.held, at)
+        if may_start and self._fetcher.held_bytes > _MOST_BYTES:
+            may_start = None
         if may_start is None:
             nap = self._desk.turns.nap(at)
             self._loop.call_at(self._loop.clock() + nap, partial(self._ask, job, at))
