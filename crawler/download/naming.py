@@ -34,7 +34,7 @@ _MAX_SANITIZED = 2**16
 _PLAIN = frozenset(string.ascii_letters + string.digits + " ()+,-.=_")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILE_EXTENSION = re.compile(r"[a-z0-9]{1,8}")
-_OUTSIDE = re.compile(rf"[^{CHARACTERS}]")
+_OUTSIDE = rf"[^{CHARACTERS}]"  # slow to compile, and rarely used
 _EXTENSION = re.compile(r"(?<=.)\.[A-Za-z][A-Za-z0-9]{1,4}\Z")
 
 
@@ -151,7 +151,7 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
             raise ConfigError(f"name has no field {{{field}}} (known: {', '.join(_FIELDS)})")
         if extra:
             raise ConfigError(f"name must contain {{{field}}} without {extra!r}")
-        if refused := _OUTSIDE.search(literal.replace("/", "")):
+        if refused := re.search(_OUTSIDE, literal.replace("/", "")):
             raise ConfigError(f"name must not contain {refused[0]!r}, which not every file system allows")
     skeleton = "".join(literal + ("x" if field else "") for literal, field, _ in parts)
     for segment in skeleton.split("/"):
@@ -189,7 +189,7 @@ def _replacement(char: str) -> str:
     if char.isspace():
         return " "
     category = unicodedata.category(char)
-    if category[0] != "C" and not _OUTSIDE.match(char):
+    if category[0] != "C" and not re.match(_OUTSIDE, char):
         return char
     return "" if category in ("Cc", "Cf", "Mn") else "_"
 
