@@ -3,9 +3,12 @@
 This module imports only what ``--help`` needs; each command imports the slow modules that it uses.
 """
 
+import atexit
+import gc
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -74,7 +77,7 @@ def run(**flags: Any) -> int:
     """Crawl and download on this machine."""
     from crawler.cli.crawling import crawl_command, preview_command
 
-    return preview_command(flags) if flags.pop("dry_run") else crawl_command(flags, downloads_here=True)
+    return preview_command(flags) if flags.pop("dry_run") else crawl_command(flags, _run_arguments)
 
 
 @cli.command(topic="distributed", short_help="Start a master: crawl pages and serve the queue.")
@@ -86,7 +89,7 @@ def harvest(**flags: Any) -> int:
     """Start a master: crawl pages and serve the queue; downloaders join with the file OUTPUT/join."""
     from crawler.cli.crawling import crawl_command
 
-    return crawl_command(flags, downloads_here=False)
+    return crawl_command(flags, None)
 
 
 @cli.command(topic="distributed", short_help="Start a downloader that connects to a master.")
@@ -170,7 +173,7 @@ def retry(directory: Path, only: tuple[str, ...], **flags: Any) -> int:
     from crawler.cli.crawling import retry_command
     from crawler.maintenance.retry_reasons import parse_reasons
 
-    return retry_command({**flags, "output": directory}, parse_reasons(only) if only else frozenset())
+    return retry_command({**flags, "output": directory}, parse_reasons(only) if only else frozenset(), _run_arguments)
 
 
 @cli.command(topic="maintenance", short_help="Check a crawl: records are consistent and every file is intact.")
@@ -285,12 +288,18 @@ def main() -> NoReturn:
     logging.raiseExceptions = False  # a traceback of `logging` must not bury the error line
     is_debug = "--debug" in sys.argv
     set_up_logs(None, quiet=False, verbose=False, debug=is_debug)
+    atexit.register(gc.freeze)  # else the interpreter looks through all objects again and again at its end, for 30 ms
     sys.exit(_run_command(is_debug))
 
 
-def _run_command(is_debug: bool) -> int:
+def _run_arguments(arguments: Sequence[str]) -> int:
+    """Run a command in a process that was forked from another command, and return its exit code."""
+    return _run_command(False, arguments)
+
+
+def _run_command(is_debug: bool, arguments: Sequence[str] | None = None) -> int:
     try:
-        return int(cli.main(standalone_mode=False, prog_name="crawler") or 0)
+        return int(cli.main(arguments, standalone_mode=False, prog_name="crawler") or 0)
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:

@@ -22,6 +22,7 @@ from crawler.cli.signals import end_with_parent, handle_signals
 from crawler.cli.summary_text import complaint, describe_preview, describe_summary, list_preview, preview_complaint
 from crawler.cli.text import count
 from crawler.engines.local import ThreadEngine
+from crawler.engines.spare_processes import Main, SpareProcesses
 from crawler.errors import ConfigError, DiskTrouble, NetworkError
 from crawler.queue.join_file import read_piped_join
 
@@ -29,23 +30,23 @@ from crawler.queue.join_file import read_piped_join
 _ENDINGS = {"drained": "The crawl is over", "draining": "Stopped by the master"}
 
 
-def crawl_command(flags: dict[str, Any], *, downloads_here: bool) -> int:
-    """Run ``run`` or ``harvest``."""
+def crawl_command(flags: dict[str, Any], main: Main | None) -> int:
+    """Run ``run`` with ``main``, which runs the command line of a downloader process; or ``harvest`` without it."""
     refresh = flags.pop("refresh")
 
     def work(crawl: Crawl, source: CrawlInput) -> Summary:
-        return (crawl.refresh if refresh else crawl.run)(source, downloads_here=downloads_here)
+        return (crawl.refresh if refresh else crawl.run)(source, downloads_here=main is not None)
 
-    return _crawl(flags, work)
+    return _crawl(flags, work, main)
 
 
-def retry_command(flags: dict[str, Any], reasons: frozenset[str]) -> int:
-    """Run ``retry``."""
+def retry_command(flags: dict[str, Any], reasons: frozenset[str], main: Main) -> int:
+    """Run ``retry``; ``main`` runs the command line of a downloader process."""
     nothing: dict[str, Any] = {"urls": (), "inputs": (), "images": ()}
-    return _crawl({**flags, **nothing}, lambda crawl, source: crawl.retry(reasons))
+    return _crawl({**flags, **nothing}, lambda crawl, source: crawl.retry(reasons), main)
 
 
-def _crawl(flags: dict[str, Any], work: Callable[[Crawl, CrawlInput], Summary]) -> int:
+def _crawl(flags: dict[str, Any], work: Callable[[Crawl, CrawlInput], Summary], main: Main | None) -> int:
     output: Path = flags.pop("output")
     quiet, verbose, debug = flags.pop("quiet"), flags.pop("verbose"), flags.pop("debug")
     console = Console(quiet=quiet, verbose=verbose, as_json=flags.pop("as_json"))
@@ -59,12 +60,12 @@ def _crawl(flags: dict[str, Any], work: Callable[[Crawl, CrawlInput], Summary]) 
         if changes:
             console.say(f"Settings changed since the last run: {changes}")
 
-    crawl = Crawl(output, config, view=console, on_open=begin)
-    crawl.check()
-    CrawlInput(seeds=urls).requests()  # reports mistakes before standard input is stored in the directory
-    source = CrawlInput(seeds=urls, seed_lists=list_files(inputs, output), image_lists=list_files(images, output))
-    handle_signals(crawl.interrupt)
-    with closing(console):
+    with closing(console), SpareProcesses(config.machine.processes, main) as spares:
+        crawl = Crawl(output, config, view=console, on_open=begin, popen=spares.popen)
+        crawl.check()
+        CrawlInput(seeds=urls).requests()  # reports mistakes before standard input is stored in the directory
+        source = CrawlInput(seeds=urls, seed_lists=list_files(inputs, output), image_lists=list_files(images, output))
+        handle_signals(crawl.interrupt)
         summary = work(crawl, source)
     print_line(describe_summary(summary, "run" if crawl.downloads_here else "harvest"))
     if line := complaint(summary):
