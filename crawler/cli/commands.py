@@ -104,7 +104,7 @@ def download(
     join: Path, output: Path, connect: str | None, slot: int | None, quiet: bool, verbose: bool, debug: bool, **own: Any
 ) -> int:
     """Start a downloader for the master in a join file (-: standard input); it ends with the crawl."""
-    from crawler.cli.crawling import download_command
+    from crawler.cli.downloading import download_command
 
     set_up_logs(None, quiet=quiet, verbose=verbose, debug=debug)
     return download_command(join, output, own, connect=connect, slot=slot, quiet=quiet)

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from pathvalidate import sanitize_filename
-
 from crawler.errors import ConfigError
 from crawler.model import ImageRecord
 from crawler.paths import CHARACTERS, MAX_PATH, MAX_SEGMENT, SEPARATORS, is_like_a_picture, is_safe, is_segment, units
@@ -198,6 +196,8 @@ def _tidy(segment: str) -> str:
     """Return the segment without repeated or outer separators and without leading combining marks; it may be empty."""
     segment = unicodedata.normalize("NFC", segment)
     segment = _trimmed(re.sub(r"_{2,}", "_", re.sub(r" {2,}", " ", segment)))
+    from pathvalidate import sanitize_filename  # only templates need it
+
     return sanitize_filename(segment, replacement_text="_", platform="universal", max_len=_MAX_SANITIZED)
 
 

@@ -4,6 +4,7 @@ A fork copies only the thread that calls it, so a lock that another thread holds
 copies are made first, wait, and open nothing. Linux only: system libraries of macOS do not work after a fork.
 """
 
+import gc
 import json
 import logging
 import os
@@ -81,7 +82,10 @@ class SpareProcesses:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):  # a closed terminal
                 stream.flush()  # else each process would write what is buffered
-        self._spares = [_Spare(main) for _ in range(count)] if main and count and _may_fork() else []
+        self._spares: list[_Spare] = []
+        if main and count and _may_fork():
+            gc.freeze()  # a collection would write to all objects, and so copy the memory that the processes share
+            self._spares = [_Spare(main) for _ in range(count)]
 
     def __enter__(self) -> Self:
         return self
