@@ -28,7 +28,7 @@ from crawler.cli.options import (
     output_option,
 )
 from crawler.cli.output import complain, print_line
-from crawler.errors import ConfigError, CrawlerError
+from crawler.errors import CrawlerError
 from crawler.version import __version__
 
 _log = logging.getLogger(__name__)
@@ -115,24 +115,9 @@ def download(
 @click.option("--json", "as_json", is_flag=True, help="Print all counts as JSON.")
 def status(directory: Path, as_json: bool) -> int:
     """Show the state of a crawl."""
-    import msgspec
+    from crawler.cli.steering import status_command
 
-    from crawler.app.status import look_at
-    from crawler.cli.text import describe_counts
-    from crawler.cli.worker_text import describe_stores, describe_workers
-    from crawler.store.local import LocalStore
-
-    stats, is_running = look_at(directory)
-    if as_json:
-        click.echo(msgspec.json.encode(stats))
-        return 0
-    state = {"drained": "finished", "draining": "stopping"}.get(stats.state, "running" if is_running else "stopped")
-    state = "paused" if stats.is_paused else state
-    click.echo(f"{directory}: {state}; {describe_counts(stats)}")
-    stores = describe_stores(stats, LocalStore(directory).known_id or "")
-    for line in [*([f"  {stores}"] if stores else []), *(describe_workers(stats) if is_running else [])]:
-        click.echo(line)
-    return 0
+    return status_command(directory, as_json=as_json)
 
 
 @cli.command(topic="distributed", short_help="Stop a running crawl, or one of its downloaders.")
@@ -140,21 +125,27 @@ def status(directory: Path, as_json: bool) -> int:
 @click.option("--worker", metavar="NAME", help="Stop only one downloader, or those of one machine, by its name.")
 def stop(directory: Path, worker: str | None) -> int:
     """Stop a running crawl: downloads in progress are finished. To resume it, repeat its command."""
-    return _order(directory, "stop", worker)
+    from crawler.cli.steering import order_command
+
+    return order_command(directory, "stop", worker)
 
 
 @cli.command(topic="distributed")
 @click.argument("directory", type=click.Path(path_type=Path))
 def pause(directory: Path) -> int:
     """Pause a running crawl: downloads in progress are finished."""
-    return _order(directory, "pause")
+    from crawler.cli.steering import order_command
+
+    return order_command(directory, "pause")
 
 
 @cli.command(topic="distributed")
 @click.argument("directory", type=click.Path(path_type=Path))
 def resume(directory: Path) -> int:
     """Resume a paused crawl."""
-    return _order(directory, "resume")
+    from crawler.cli.steering import order_command
+
+    return order_command(directory, "resume")
 
 
 @cli.command(topic="maintenance", short_help="Retry failed images and pages.")
@@ -323,24 +314,3 @@ def _explain(error: click.ClickException) -> str:
         if source is click.core.ParameterSource.ENVIRONMENT:
             return f"environment variable {error.param.envvar}: {error.message}"
     return error.format_message()
-
-
-def _order(directory: Path, what: Any, worker: str | None = None) -> int:
-    """Run ``stop``, ``pause`` or ``resume``."""
-    from crawler.app.orders import MasterOrder, give_order
-    from crawler.app.status import look_at
-    from crawler.cli.worker_text import matching
-    from crawler.store.crawl_directory import CrawlDirectory
-    from crawler.store.local import LocalStore
-
-    if not CrawlDirectory(directory).is_running():
-        raise ConfigError(f"no crawl is running in {directory}")
-    if worker is None:
-        give_order(directory, MasterOrder(what=what))
-        return 0
-    names = matching(look_at(directory)[0], worker, LocalStore(directory).known_id or "")
-    if not names:
-        raise ConfigError(f"no active downloader is named {worker!r}; to list them: crawler status {directory}")
-    for name in names:
-        give_order(directory, MasterOrder(what=what, worker=name))
-    return 0
