@@ -1,7 +1,7 @@
 """The commands of a master: they read the flags, run the crawl, and print the summary."""
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def _crawl(flags: dict[str, Any], work: Callable[[Crawl, CrawlInput], Summary], 
         if changes:
             console.say(f"Settings changed since the last run: {changes}")
 
-    with closing(console), SpareProcesses(config.machine.processes, main) as spares:
+    with closing(console), SpareProcesses(config.machine.processes, main, _load_downloader) as spares:
         crawl = Crawl(output, config, view=console, on_open=begin, popen=spares.popen)
         crawl.check()
         CrawlInput(seeds=urls).requests()  # reports mistakes before standard input is stored in the directory
@@ -63,6 +63,14 @@ def _crawl(flags: dict[str, Any], work: Callable[[Crawl, CrawlInput], Summary], 
     if line := complaint(summary):
         complain(line, 0)
     return summary.exit_code
+
+
+def _load_downloader() -> None:
+    """Load what only a downloader needs."""
+    import crawler.cli.downloading  # loads it
+
+    with suppress(ImportError):  # pycurl is not installed
+        import crawler.net.curl_fetcher  # noqa: F401
 
 
 def preview_command(flags: dict[str, Any]) -> int:

@@ -28,7 +28,7 @@ _DIGITS = 8
 class _Spare:
     """A forked process that waits for its order, as a `Process`."""
 
-    def __init__(self, main: Main) -> None:
+    def __init__(self, main: Main, prepare: Callable[[], None]) -> None:
         assert sys.platform == "linux"  # noqa: S101  # see `_may_fork`
         order_end, stdin_end = os.pipe()
         stderr_end, error_end = os.pipe()
@@ -36,7 +36,7 @@ class _Spare:
         self._lock = threading.Lock()
         self.pid = os.fork()
         if not self.pid:
-            _obey(main, order_end, error_end)
+            _obey(main, prepare, order_end, error_end)
         os.close(order_end)
         os.close(error_end)
         self.stdin: IO[str] | None = os.fdopen(stdin_end, "w", encoding="utf-8")
@@ -76,16 +76,17 @@ class SpareProcesses:
     Args:
         count: number of processes.
         main: what a spare process runs. Without it, and where a fork is not safe, there are no spare processes.
+        prepare: what a spare process does before it has its order.
     """
 
-    def __init__(self, count: int, main: Main | None) -> None:
+    def __init__(self, count: int, main: Main | None, prepare: Callable[[], None] = lambda: None) -> None:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):  # a closed terminal
                 stream.flush()  # else each process would write what is buffered
         self._spares: list[_Spare] = []
         if main and count and _may_fork():
             gc.freeze()  # a collection would write to all objects, and so copy the memory that the processes share
-            self._spares = [_Spare(main) for _ in range(count)]
+            self._spares = [_Spare(main, prepare) for _ in range(count)]
 
     def __enter__(self) -> Self:
         return self
@@ -119,13 +120,14 @@ def _may_fork() -> bool:
         return False
 
 
-def _obey(main: Main, order_end: int, error_end: int) -> NoReturn:
+def _obey(main: Main, prepare: Callable[[], None], order_end: int, error_end: int) -> NoReturn:
     """Run the order that comes from a pipe, and end this process without a return to the code that forked it."""
     assert sys.platform == "linux"  # noqa: S101  # see `_may_fork`
     code = 1
     try:
         os.setsid()  # the terminal's Ctrl-C is for the master
         _replace_streams(order_end, error_end)
+        prepare()
         if length := _read(_DIGITS):  # else the master has no work for this process, or has ended
             arguments, environment = json.loads(_read(int(length, 16)))
             os.environ.clear()
