@@ -86,7 +86,9 @@ class SpareProcesses:
         self._spares: list[_Spare] = []
         if main and count and _may_fork():
             gc.freeze()  # a collection would write to all objects, and so copy the memory that the processes share
-            self._spares = [_Spare(main, prepare) for _ in range(count)]
+            with suppress(OSError):  # too many processes or open files; if that lasts, `popen` reports it
+                for _ in range(count):
+                    self._spares.append(_Spare(main, prepare))
 
     def __enter__(self) -> Self:
         return self
