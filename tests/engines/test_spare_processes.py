@@ -106,5 +106,5 @@ def test_downloaders_are_forked_and_end_with_a_killed_master(crawl: tuple[Path, 
 def test_a_forked_downloader_that_is_killed_is_replaced(crawl: tuple[Path, list[int]]) -> None:
     job, (master, *pids) = crawl
     os.kill(pids[0], 9)
-    wait_until(lambda: "action=restart slot=" in (job / "crawl.log").read_text(), "a restart")
+    wait_until(lambda: "starting it again" in (job / "crawl.log").read_text(), "a restart")
     assert is_alive(master)
