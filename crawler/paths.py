@@ -29,7 +29,7 @@ SEPARATORS = " ._-"
 #: Device names of Windows, also with blanks and an extension after them.
 _DEVICE = r"(?i:con|prn|aux|nul|(?:com|lpt)[0-9¹²³]) *(?:\.|\Z)"
 #: A leading dot hides a file, a leading dash looks like an option, and Windows drops dots and blanks at the end.
-_SEGMENT = re.compile(rf"(?![ .\-])(?!{_DEVICE})[{CHARACTERS}]+(?<![ .])")
+_SEGMENT = rf"(?![ .\-])(?!{_DEVICE})[{CHARACTERS}]+(?<![ .])"  # slow to compile, and rarely used
 _PICTURE = re.compile(rf"(?:.*[{SEPARATORS}])?([0-9a-f]{{32}})([0-9a-f]{{32}})?\.[a-z0-9]{{1,8}}", re.DOTALL)
 #: The paths of a store without a name template; this pattern is faster to check.
 _CONTENT_NAME = re.compile(r"images/([0-9a-f]{2})/\1[0-9a-f]{62}\.[a-z0-9]{1,8}")
@@ -65,7 +65,7 @@ def hash_in(path: str) -> str:
 
 def is_segment(text: str) -> bool:
     """Check whether a text is a safe name for a file or a folder."""
-    return _SEGMENT.fullmatch(text) is not None and len(text.encode()) <= MAX_SEGMENT
+    return re.fullmatch(_SEGMENT, text) is not None and len(text.encode()) <= MAX_SEGMENT
 
 
 def is_like_a_picture(segment: str) -> bool:

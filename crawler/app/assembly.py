@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from crawler.app.build_downloader import about_this_machine, build_downloader, build_fetcher, worker_settings
 from crawler.app.config import CrawlConfig
-from crawler.engines.base import Engine
+from crawler.engines.base import Engine, StartProcess
 from crawler.engines.local import ProcessEngine, ThreadEngine
 from crawler.frontier.base import PROTOCOL, Frontier
 from crawler.handler import Handler
@@ -77,7 +77,12 @@ def build_harvest(
 
 
 def build_downloads(
-    frontier: Frontier, config: CrawlConfig, guard: Guard, disk: DiskPause, directory: CrawlDirectory
+    frontier: Frontier,
+    config: CrawlConfig,
+    guard: Guard,
+    disk: DiskPause,
+    directory: CrawlDirectory,
+    popen: StartProcess,
 ) -> tuple[Engine, Callable[[], None]]:
     """Return the engine of the master's own downloaders, processes or threads, and the function that closes it."""
     machine = config.machine
@@ -87,9 +92,10 @@ def build_downloads(
         options += ["--allow-private"] if machine.allow_private else []
         options += ["--store", machine.store] if machine.store else []
         join = read_join(directory.join)
-        return ProcessEngine(
-            join, directory.path, count=machine.processes, options=options, environment=own
-        ), _do_nothing
+        engine = ProcessEngine(
+            join, directory.path, count=machine.processes, options=options, environment=own, popen=popen
+        )
+        return engine, _do_nothing
     frontier.hello(THREADS, PROTOCOL, about_this_machine())
     store = store_at(machine.store or directory.path, config.download.durability)
     if isinstance(store, FsspecStore):

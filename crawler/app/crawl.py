@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 from msgspec import structs
@@ -27,6 +28,7 @@ from crawler.app.pins import refuse_missing
 from crawler.app.seeds import CrawlInput, places_of_seeds
 from crawler.app.session import Session
 from crawler.app.summary import Summary
+from crawler.engines.base import StartProcess
 from crawler.errors import ConfigError, DiskError
 from crawler.frontier.base import SILENCE
 from crawler.frontier.offline.requeue import RequeueResult
@@ -62,6 +64,7 @@ class Crawl:
         config: all settings.
         view: shows the progress; None: nothing is shown.
         on_open: called when the directory exists and is locked by this process.
+        popen: starts a downloader process.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Crawl:
         *,
         view: View | None = None,
         on_open: Callable[[], None] | None = None,
+        popen: StartProcess = Popen,
     ) -> None:
         self.directory, self.config = CrawlDirectory(output), config
         self._view: View = view or NullView()
@@ -78,7 +82,7 @@ class Crawl:
         self._disk = DiskPause(output, config.machine.disk_wait)
         self._interrupts = 0
         self._stopping = threading.Event()
-        self._session = Session(self.directory, config, self._view, self._disk, self._stopping)
+        self._session = Session(self.directory, config, self._view, self._disk, self._stopping, popen)
         self._tried: tuple[str, ...] = ()
         self._requeued: RequeueResult | None = None
         #: Clock time until which a finished master keeps running.
@@ -245,8 +249,10 @@ class Crawl:
         deadline = time.monotonic() + patience
         while self._interrupts < 2 and time.monotonic() < deadline:
             self._show(session)
-            is_over = downloads.wait(_TICK) and all(map(_knows_the_end, frontier.stats().workers))
-            if is_over and (self._interrupts or time.monotonic() >= self._stays_until):
+            if not downloads.wait(_TICK) or not frontier.wait_for(_all_know_the_end, _TICK):
+                continue
+            stays = self._stays_until - time.monotonic()
+            if stays <= 0 or self._stopping.wait(min(stays, _TICK)):
                 return
 
     def _obey(self, session: Session) -> None:
@@ -304,6 +310,11 @@ def run(
     source = CrawlInput(seeds=(seeds,) if isinstance(seeds, str) else tuple(seeds))
     crawl = Crawl(directory, config, view=view)
     return crawl.refresh(source) if refresh else crawl.run(source)
+
+
+def _all_know_the_end(stats: FrontierStats) -> bool:
+    """Return whether no worker still has to learn that the crawl is over."""
+    return all(map(_knows_the_end, stats.workers))
 
 
 def _knows_the_end(worker: WorkerStats) -> bool:

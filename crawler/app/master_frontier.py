@@ -52,6 +52,7 @@ class MasterFrontier:
                 self._ledger.history.set_filter_terms(f"{settings.get('release')}, Pillow {pillow}")
         self.hello, self.put, self.close = self._frontier.hello, self._frontier.put, self._frontier.close
         self.drain, self.expect_loss = self._frontier.drain, self._frontier.expect_loss
+        self.wait_for = self._frontier.wait_for
 
     def mark(self, *, is_at_work: bool, downloads_here: bool, has_finished: bool = False) -> None:
         """Record that a master begins to work, or has ended well, with the time if it has finished the crawl."""

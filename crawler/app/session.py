@@ -15,7 +15,7 @@ from crawler.app.master_frontier import MasterFrontier
 from crawler.app.pins import load_pins
 from crawler.app.seeds import name_of_source, places_of_seeds
 from crawler.app.summary import EarlierRun
-from crawler.engines.base import Engine, RemoteEngine
+from crawler.engines.base import Engine, RemoteEngine, StartProcess
 from crawler.errors import CrawlerError
 from crawler.frontier.ledger.integrity import IntegrityCheck, damaged
 from crawler.maintenance.stopped_crawl import StoppedCrawl
@@ -50,13 +50,20 @@ class Session:
         view: gets the events.
         disk: pauses the crawl while the disk is unavailable.
         stopping: set when the user stops the crawl.
+        popen: starts a downloader process.
     """
 
     def __init__(
-        self, directory: CrawlDirectory, config: CrawlConfig, view: View, disk: DiskPause, stopping: Flag
+        self,
+        directory: CrawlDirectory,
+        config: CrawlConfig,
+        view: View,
+        disk: DiskPause,
+        stopping: Flag,
+        popen: StartProcess,
     ) -> None:
         self._directory, self._config, self._view = directory, config, view
-        self._disk, self._stopping = disk, stopping
+        self._disk, self._stopping, self._popen = disk, stopping, popen
         self._guard = Guard(allow_private=config.machine.allow_private)
         self._stack = ExitStack()
         self._frontier: MasterFrontier | None = None
@@ -186,7 +193,7 @@ class Session:
         self._stack.callback(close)
         downloads: Engine = RemoteEngine()
         if self.downloads_here:
-            downloads, close = build_downloads(self.frontier, config, guard, disk, self._directory)
+            downloads, close = build_downloads(self.frontier, config, guard, disk, self._directory, self._popen)
             self._stack.callback(close)
         self.engines = (harvest, downloads)
 

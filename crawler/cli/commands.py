@@ -3,9 +3,12 @@
 This module imports only what ``--help`` needs; each command imports the slow modules that it uses.
 """
 
+import atexit
+import gc
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,7 +28,7 @@ from crawler.cli.options import (
     output_option,
 )
 from crawler.cli.output import complain, print_line
-from crawler.errors import ConfigError, CrawlerError
+from crawler.errors import CrawlerError
 from crawler.version import __version__
 
 _log = logging.getLogger(__name__)
@@ -74,7 +77,7 @@ def run(**flags: Any) -> int:
     """Crawl and download on this machine."""
     from crawler.cli.crawling import crawl_command, preview_command
 
-    return preview_command(flags) if flags.pop("dry_run") else crawl_command(flags, downloads_here=True)
+    return preview_command(flags) if flags.pop("dry_run") else crawl_command(flags, _run_arguments)
 
 
 @cli.command(topic="distributed", short_help="Start a master: crawl pages and serve the queue.")
@@ -86,7 +89,7 @@ def harvest(**flags: Any) -> int:
     """Start a master: crawl pages and serve the queue; downloaders join with the file OUTPUT/join."""
     from crawler.cli.crawling import crawl_command
 
-    return crawl_command(flags, downloads_here=False)
+    return crawl_command(flags, None)
 
 
 @cli.command(topic="distributed", short_help="Start a downloader that connects to a master.")
@@ -101,7 +104,7 @@ def download(
     join: Path, output: Path, connect: str | None, slot: int | None, quiet: bool, verbose: bool, debug: bool, **own: Any
 ) -> int:
     """Start a downloader for the master in a join file (-: standard input); it ends with the crawl."""
-    from crawler.cli.crawling import download_command
+    from crawler.cli.downloading import download_command
 
     set_up_logs(None, quiet=quiet, verbose=verbose, debug=debug)
     return download_command(join, output, own, connect=connect, slot=slot, quiet=quiet)
@@ -112,24 +115,9 @@ def download(
 @click.option("--json", "as_json", is_flag=True, help="Print all counts as JSON.")
 def status(directory: Path, as_json: bool) -> int:
     """Show the state of a crawl."""
-    import msgspec
+    from crawler.cli.steering import status_command
 
-    from crawler.app.status import look_at
-    from crawler.cli.text import describe_counts
-    from crawler.cli.worker_text import describe_stores, describe_workers
-    from crawler.store.local import LocalStore
-
-    stats, is_running = look_at(directory)
-    if as_json:
-        click.echo(msgspec.json.encode(stats))
-        return 0
-    state = {"drained": "finished", "draining": "stopping"}.get(stats.state, "running" if is_running else "stopped")
-    state = "paused" if stats.is_paused else state
-    click.echo(f"{directory}: {state}; {describe_counts(stats)}")
-    stores = describe_stores(stats, LocalStore(directory).known_id or "")
-    for line in [*([f"  {stores}"] if stores else []), *(describe_workers(stats) if is_running else [])]:
-        click.echo(line)
-    return 0
+    return status_command(directory, as_json=as_json)
 
 
 @cli.command(topic="distributed", short_help="Stop a running crawl, or one of its downloaders.")
@@ -137,21 +125,27 @@ def status(directory: Path, as_json: bool) -> int:
 @click.option("--worker", metavar="NAME", help="Stop only one downloader, or those of one machine, by its name.")
 def stop(directory: Path, worker: str | None) -> int:
     """Stop a running crawl: downloads in progress are finished. To resume it, repeat its command."""
-    return _order(directory, "stop", worker)
+    from crawler.cli.steering import order_command
+
+    return order_command(directory, "stop", worker)
 
 
 @cli.command(topic="distributed")
 @click.argument("directory", type=click.Path(path_type=Path))
 def pause(directory: Path) -> int:
     """Pause a running crawl: downloads in progress are finished."""
-    return _order(directory, "pause")
+    from crawler.cli.steering import order_command
+
+    return order_command(directory, "pause")
 
 
 @cli.command(topic="distributed")
 @click.argument("directory", type=click.Path(path_type=Path))
 def resume(directory: Path) -> int:
     """Resume a paused crawl."""
-    return _order(directory, "resume")
+    from crawler.cli.steering import order_command
+
+    return order_command(directory, "resume")
 
 
 @cli.command(topic="maintenance", short_help="Retry failed images and pages.")
@@ -170,7 +164,7 @@ def retry(directory: Path, only: tuple[str, ...], **flags: Any) -> int:
     from crawler.cli.crawling import retry_command
     from crawler.maintenance.retry_reasons import parse_reasons
 
-    return retry_command({**flags, "output": directory}, parse_reasons(only) if only else frozenset())
+    return retry_command({**flags, "output": directory}, parse_reasons(only) if only else frozenset(), _run_arguments)
 
 
 @cli.command(topic="maintenance", short_help="Check a crawl: records are consistent and every file is intact.")
@@ -285,12 +279,18 @@ def main() -> NoReturn:
     logging.raiseExceptions = False  # a traceback of `logging` must not bury the error line
     is_debug = "--debug" in sys.argv
     set_up_logs(None, quiet=False, verbose=False, debug=is_debug)
+    atexit.register(gc.freeze)  # else the interpreter looks through all objects again and again at its end, for 30 ms
     sys.exit(_run_command(is_debug))
 
 
-def _run_command(is_debug: bool) -> int:
+def _run_arguments(arguments: Sequence[str]) -> int:
+    """Run a command in a process that was forked from another command, and return its exit code."""
+    return _run_command(False, arguments)
+
+
+def _run_command(is_debug: bool, arguments: Sequence[str] | None = None) -> int:
     try:
-        return int(cli.main(standalone_mode=False, prog_name="crawler") or 0)
+        return int(cli.main(arguments, standalone_mode=False, prog_name="crawler") or 0)
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
@@ -314,24 +314,3 @@ def _explain(error: click.ClickException) -> str:
         if source is click.core.ParameterSource.ENVIRONMENT:
             return f"environment variable {error.param.envvar}: {error.message}"
     return error.format_message()
-
-
-def _order(directory: Path, what: Any, worker: str | None = None) -> int:
-    """Run ``stop``, ``pause`` or ``resume``."""
-    from crawler.app.orders import MasterOrder, give_order
-    from crawler.app.status import look_at
-    from crawler.cli.worker_text import matching
-    from crawler.store.crawl_directory import CrawlDirectory
-    from crawler.store.local import LocalStore
-
-    if not CrawlDirectory(directory).is_running():
-        raise ConfigError(f"no crawl is running in {directory}")
-    if worker is None:
-        give_order(directory, MasterOrder(what=what))
-        return 0
-    names = matching(look_at(directory)[0], worker, LocalStore(directory).known_id or "")
-    if not names:
-        raise ConfigError(f"no active downloader is named {worker!r}; to list them: crawler status {directory}")
-    for name in names:
-        give_order(directory, MasterOrder(what=what, worker=name))
-    return 0

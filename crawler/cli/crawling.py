@@ -1,51 +1,44 @@
-"""The commands that crawl or download: they read the flags, run the crawl, and print the summary."""
+"""The commands of a master: they read the flags, run the crawl, and print the summary."""
 
-import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
-from crawler.app.config import CrawlConfig, settings_for
+from crawler.app.config import settings_for
 from crawler.app.crawl import Crawl
-from crawler.app.downloader_node import DownloaderNode
 from crawler.app.dry_run import DryRun
 from crawler.app.seeds import CrawlInput, list_files
 from crawler.app.summary import Summary
 from crawler.cli.logs import set_up as set_up_logs
 from crawler.cli.options import sources_of
 from crawler.cli.output import complain, print_line
-from crawler.cli.progress_bars import Console, DownloadLine
-from crawler.cli.signals import end_with_parent, handle_signals
+from crawler.cli.progress_bars import Console
+from crawler.cli.signals import handle_signals
 from crawler.cli.summary_text import complaint, describe_preview, describe_summary, list_preview, preview_complaint
-from crawler.cli.text import count
-from crawler.engines.local import ThreadEngine
-from crawler.errors import ConfigError, DiskTrouble, NetworkError
-from crawler.queue.join_file import read_piped_join
-
-#: Why a downloader ends, by the last state that the master sent.
-_ENDINGS = {"drained": "The crawl is over", "draining": "Stopped by the master"}
+from crawler.engines.spare_processes import Main, SpareProcesses
+from crawler.errors import ConfigError
 
 
-def crawl_command(flags: dict[str, Any], *, downloads_here: bool) -> int:
-    """Run ``run`` or ``harvest``."""
+def crawl_command(flags: dict[str, Any], main: Main | None) -> int:
+    """Run ``run`` with ``main``, which runs the command line of a downloader process; or ``harvest`` without it."""
     refresh = flags.pop("refresh")
 
     def work(crawl: Crawl, source: CrawlInput) -> Summary:
-        return (crawl.refresh if refresh else crawl.run)(source, downloads_here=downloads_here)
+        return (crawl.refresh if refresh else crawl.run)(source, downloads_here=main is not None)
 
-    return _crawl(flags, work)
+    return _crawl(flags, work, main)
 
 
-def retry_command(flags: dict[str, Any], reasons: frozenset[str]) -> int:
-    """Run ``retry``."""
+def retry_command(flags: dict[str, Any], reasons: frozenset[str], main: Main) -> int:
+    """Run ``retry``; ``main`` runs the command line of a downloader process."""
     nothing: dict[str, Any] = {"urls": (), "inputs": (), "images": ()}
-    return _crawl({**flags, **nothing}, lambda crawl, source: crawl.retry(reasons))
+    return _crawl({**flags, **nothing}, lambda crawl, source: crawl.retry(reasons), main)
 
 
-def _crawl(flags: dict[str, Any], work: Callable[[Crawl, CrawlInput], Summary]) -> int:
+def _crawl(flags: dict[str, Any], work: Callable[[Crawl, CrawlInput], Summary], main: Main | None) -> int:
     output: Path = flags.pop("output")
     quiet, verbose, debug = flags.pop("quiet"), flags.pop("verbose"), flags.pop("debug")
     console = Console(quiet=quiet, verbose=verbose, as_json=flags.pop("as_json"))
@@ -59,17 +52,25 @@ def _crawl(flags: dict[str, Any], work: Callable[[Crawl, CrawlInput], Summary]) 
         if changes:
             console.say(f"Settings changed since the last run: {changes}")
 
-    crawl = Crawl(output, config, view=console, on_open=begin)
-    crawl.check()
-    CrawlInput(seeds=urls).requests()  # reports mistakes before standard input is stored in the directory
-    source = CrawlInput(seeds=urls, seed_lists=list_files(inputs, output), image_lists=list_files(images, output))
-    handle_signals(crawl.interrupt)
-    with closing(console):
+    with closing(console), SpareProcesses(config.machine.processes, main, _load_downloader) as spares:
+        crawl = Crawl(output, config, view=console, on_open=begin, popen=spares.popen)
+        crawl.check()
+        CrawlInput(seeds=urls).requests()  # reports mistakes before standard input is stored in the directory
+        source = CrawlInput(seeds=urls, seed_lists=list_files(inputs, output), image_lists=list_files(images, output))
+        handle_signals(crawl.interrupt)
         summary = work(crawl, source)
     print_line(describe_summary(summary, "run" if crawl.downloads_here else "harvest"))
     if line := complaint(summary):
         complain(line, 0)
     return summary.exit_code
+
+
+def _load_downloader() -> None:
+    """Load what only a downloader needs."""
+    import crawler.cli.downloading  # loads it
+
+    with suppress(ImportError):  # pycurl is not installed
+        import crawler.net.curl_fetcher  # noqa: F401
 
 
 def preview_command(flags: dict[str, Any]) -> int:
@@ -96,50 +97,3 @@ def preview_command(flags: dict[str, Any]) -> int:
     if line := preview_complaint(result):
         complain(line, 0)
     return result.exit_code
-
-
-def download_command(
-    join: Path, output: Path, flags: dict[str, Any], *, connect: str | None, slot: int | None, quiet: bool
-) -> int:
-    """Run ``download``: the worker in a thread, signals and the status line in this one.
-
-    Args:
-        join: the join file; ``-``: standard input.
-        output: the directory of this machine's pictures.
-        flags: the settings of this machine.
-        connect: see `DownloaderNode`.
-        slot: see `DownloaderNode`; a process with a given slot was started by a master on this machine.
-        quiet: show no status line.
-    """
-    line = DownloadLine(quiet=quiet or slot is not None)
-    config = CrawlConfig.load(*sources_of(flags))
-    source = read_piped_join(0) if str(join) == "-" else join
-    node = DownloaderNode(source, output, config, connect=connect, slot=slot, on_wait=line.wait)
-    engine = ThreadEngine(node)
-    stops = 0
-
-    def interrupt() -> None:
-        nonlocal stops
-        stops += 1
-        line.say("Stopping: finishing downloads in progress (Ctrl-C again aborts)" if stops == 1 else "Aborted")
-        engine.stop(now=stops > 1)
-
-    handle_signals(interrupt)
-    if slot is not None:
-        threading.Thread(target=end_with_parent, args=(engine,), daemon=True).start()
-    try:
-        engine.start()
-        while not engine.wait(0.25) and stops < 2:
-            line.update(node.progress)
-    except (NetworkError, DiskTrouble):
-        if not stops:  # else the user has ended the wait for the master or the disk
-            raise
-    finally:
-        line.close()
-    progress = node.progress
-    ending = "Interrupted" if stops else _ENDINGS.get(node.state or "", "Done")
-    saved = f"{count(progress.saved, 'image')} saved in {config.machine.store or output}"
-    duplicate = f", {progress.duplicates} duplicate" if progress.duplicates else ""
-    unchanged = f", {progress.unchanged} unchanged" if progress.unchanged else ""
-    line.say(f"{ending}: {saved}{duplicate}{unchanged}, {progress.failed} failed.")
-    return 130 if stops else 0

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from threading import RLock
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -23,6 +24,9 @@ from crawler.stats import FrontierStats
 from crawler.store.manifest import record_line, row_json
 from crawler.text import printable
 from crawler.worker.worker import WorkerProgress
+
+# tqdm's own lock is shared with all processes that are forked, so one that is killed would stop the others.
+tqdm.set_lock(RLock())
 
 #: Seconds between two progress lines if standard error is not a terminal.
 _LINE_EVERY = 30.0

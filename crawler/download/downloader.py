@@ -11,7 +11,7 @@ from crawler.download.formats.base import ImageHeader
 from crawler.download.formats.detect import read_header
 from crawler.download.image_filter import Animations, ImageFilter, as_header
 from crawler.download.naming import NameTemplate, digest
-from crawler.download.verify import MAX_PIXELS, ImageInfo, examine, is_risky, load_decoders, prove
+from crawler.download.verify import MAX_PIXELS, ImageInfo, examine, is_risky, prove
 from crawler.errors import RequestFailed
 from crawler.handler import failure, redirected, revalidating
 from crawler.model import OF_CONTENT, ImageRecord, Outcome, PriorFetch, Request, describe
@@ -71,7 +71,6 @@ class Downloader:
         with_phash: bool = False,
         agent: str = "imgcrawler",
     ) -> None:
-        load_decoders()
         self._fetcher = fetcher
         self.store = store
         self.template = naming or NameTemplate()

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from pathvalidate import sanitize_filename
-
 from crawler.errors import ConfigError
 from crawler.model import ImageRecord
 from crawler.paths import CHARACTERS, MAX_PATH, MAX_SEGMENT, SEPARATORS, is_like_a_picture, is_safe, is_segment, units
@@ -34,7 +32,7 @@ _MAX_SANITIZED = 2**16
 _PLAIN = frozenset(string.ascii_letters + string.digits + " ()+,-.=_")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILE_EXTENSION = re.compile(r"[a-z0-9]{1,8}")
-_OUTSIDE = re.compile(rf"[^{CHARACTERS}]")
+_OUTSIDE = rf"[^{CHARACTERS}]"  # slow to compile, and rarely used
 _EXTENSION = re.compile(r"(?<=.)\.[A-Za-z][A-Za-z0-9]{1,4}\Z")
 
 
@@ -151,7 +149,7 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
             raise ConfigError(f"name has no field {{{field}}} (known: {', '.join(_FIELDS)})")
         if extra:
             raise ConfigError(f"name must contain {{{field}}} without {extra!r}")
-        if refused := _OUTSIDE.search(literal.replace("/", "")):
+        if refused := re.search(_OUTSIDE, literal.replace("/", "")):
             raise ConfigError(f"name must not contain {refused[0]!r}, which not every file system allows")
     skeleton = "".join(literal + ("x" if field else "") for literal, field, _ in parts)
     for segment in skeleton.split("/"):
@@ -189,7 +187,7 @@ def _replacement(char: str) -> str:
     if char.isspace():
         return " "
     category = unicodedata.category(char)
-    if category[0] != "C" and not _OUTSIDE.match(char):
+    if category[0] != "C" and not re.match(_OUTSIDE, char):
         return char
     return "" if category in ("Cc", "Cf", "Mn") else "_"
 
@@ -198,6 +196,8 @@ def _tidy(segment: str) -> str:
     """Return the segment without repeated or outer separators and without leading combining marks; it may be empty."""
     segment = unicodedata.normalize("NFC", segment)
     segment = _trimmed(re.sub(r"_{2,}", "_", re.sub(r" {2,}", " ", segment)))
+    from pathvalidate import sanitize_filename  # only templates need it
+
     return sanitize_filename(segment, replacement_text="_", platform="universal", max_len=_MAX_SANITIZED)
 
 

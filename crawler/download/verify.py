@@ -14,7 +14,16 @@ from functools import cache
 from io import BytesIO
 
 from msgspec import Struct
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    IcoImagePlugin,
+    Image,
+    ImageFile,
+    MpoImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from crawler.download.formats import detect
 from crawler.download.formats.base import MAX_PARTS, Outline, extension_of
@@ -46,6 +55,11 @@ _BITMAPS, _PILLOW_UNSUPPORTED = frozenset({"bmp", "ico"}), ("unsupported bmp", "
 #: Largest sum of pixels and bytes of a run-length BMP that Pillow may unpack; a million takes half a second.
 _MAX_UNPACKED = 2_000_000
 
+#: The decoders that `Image.preinit` does not load. Pillow would load them, and forty others, with the first images. If
+#: file descriptors were lacking then, those images would count as corrupt.
+_PLUGINS = (AvifImagePlugin, IcoImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin)
+Image.preinit()
+
 _one_large = threading.Lock()
 _warnings_lock = threading.Lock()
 _find_webp, _find_avif = cache(find_webp), cache(find_avif)
@@ -68,14 +82,6 @@ class ImageInfo(Struct, frozen=True):
     def extension(self) -> str:
         """File name extension by content, without a dot."""
         return extension_of(self.format)
-
-
-def load_decoders() -> None:
-    """Load the decoders, which Pillow otherwise loads with the first images.
-
-    If file descriptors were lacking then, those images would count as corrupt.
-    """
-    Image.init()
 
 
 def inspect_image(

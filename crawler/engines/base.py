@@ -1,6 +1,7 @@
 """Interface of engines: an engine starts the workers of a crawl in one kind of place, waits for them and stops them."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import IO, Any, Protocol, TypeAlias
 
 
 class Engine(Protocol):
@@ -34,3 +35,28 @@ class RemoteEngine:
 
     def stop(self, *, now: bool = False) -> None:
         pass
+
+
+class Process(Protocol):
+    """A process with pipes as its standard input and standard error, such as `subprocess.Popen`."""
+
+    pid: int
+    returncode: Any
+    stdin: IO[str] | None
+    stderr: IO[str] | None
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the process runs."""
+        ...
+
+    def wait(self) -> object:
+        """Wait for the end, and set ``returncode``."""
+        ...
+
+    def kill(self) -> None:
+        """Kill the process, unless it has ended."""
+        ...
+
+
+#: Starts a process; it takes the arguments of `subprocess.Popen`.
+StartProcess: TypeAlias = Callable[..., Process]

@@ -2,16 +2,18 @@
 
 import logging
 import os
+import queue
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from crawler.engines.base import Process, StartProcess
 from crawler.errors import AccessError, ConfigError, CrawlerError, DiskError, NetworkError, TLSError
 from crawler.queue.join_file import JoinFile, to_line
 
@@ -90,14 +92,16 @@ class ProcessEngine:
         count: int,
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
-        popen: Callable[..., "subprocess.Popen[str]"] = subprocess.Popen,
+        popen: StartProcess = subprocess.Popen,
     ) -> None:
         self._command = [sys.executable, "-m", "crawler", "download", "-", "-o", str(store), *options]
         self._join = to_line(join)
         self._environment = {**os.environ, **(environment or {})}
         self._count = count
         self._popen = popen
-        self._processes: dict[int, subprocess.Popen[str]] = {}
+        self._processes: dict[int, Process] = {}
+        #: The slots whose process has ended.
+        self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._last_lines: dict[int, str] = {}
         self._crashes: deque[float] = deque(maxlen=_MAX_CRASHES)
         self._stopping = False
@@ -113,17 +117,9 @@ class ProcessEngine:
 
     def wait(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
-        while self._processes:
-            for slot, process in list(self._processes.items()):
-                if process.poll() is not None:
-                    self._handle_exit(slot, process)
-            left = deadline - time.monotonic()
-            if not self._processes or left <= 0:
-                break
-            try:
-                next(iter(self._processes.values())).wait(min(left, 0.25))
-            except subprocess.TimeoutExpired:
-                continue
+        with suppress(queue.Empty):
+            while self._processes:
+                self._handle_exit(self._ended.get(timeout=max(0.0, deadline - time.monotonic())))
         return not self._processes
 
     def stop(self, *, now: bool = False) -> None:
@@ -150,19 +146,21 @@ class ProcessEngine:
             assert process.stdin is not None  # noqa: S101  # it was opened as a pipe
             process.stdin.write(self._join)
             process.stdin.flush()
-        threading.Thread(target=self._forward_log, args=(slot, process), daemon=True).start()
+        threading.Thread(target=self._follow, args=(slot, process), daemon=True).start()
 
-    def _forward_log(self, slot: int, process: "subprocess.Popen[str]") -> None:
-        """Log the output of a downloader, and keep its last line."""
+    def _follow(self, slot: int, process: Process) -> None:
+        """Log the output of a downloader, keep its last line, and announce its end."""
         assert process.stderr is not None  # noqa: S101  # it was opened as a pipe
         for line in process.stderr:
             self._last_lines[slot] = line.strip()
             _log.info("action=worker slot=%d %s", slot, line.rstrip())
         process.stderr.close()
+        process.wait()
+        self._ended.put(slot)
 
-    def _handle_exit(self, slot: int, process: "subprocess.Popen[str]") -> None:
+    def _handle_exit(self, slot: int) -> None:
         """Accept a normal end, raise an error that concerns the whole crawl, or restart a downloader that crashed."""
-        del self._processes[slot]
+        process = self._processes.pop(slot)
         if process.stdin is not None and not process.stdin.closed:
             process.stdin.close()
         code = process.returncode

@@ -245,6 +245,11 @@ class SqliteFrontier:
             self._leases.shorten(worker, self._clock() + DEPARTURE)
             self._changed.notify_all()
 
+    def wait_for(self, condition: Callable[[FrontierStats], bool], seconds: float) -> bool:
+        """Wait up to ``seconds`` until calls or departures of workers fulfil a condition; return whether they did."""
+        with self._changed:
+            return self._changed.wait_for(lambda: condition(self.stats()), seconds)
+
     def pause(self, is_paused: bool) -> None:
         """Stop leasing, or resume it; held leases are finished."""
         with self._changed:

@@ -22,7 +22,7 @@ _PIECE = 65_536
 _REFERENCE = re.compile(r"&(?!#)([A-Za-z][A-Za-z0-9]{0,31};)?")
 #: Longest reference: a piece is never cut inside one.
 _MAX_REFERENCE = 40
-_INVALID_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
+_INVALID_XML = "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+"  # slow to compile, and rarely used
 
 
 def _inflated(data: bytes) -> Iterator[bytes]:
@@ -78,8 +78,8 @@ def repaired(texts: Iterable[str]) -> Iterator[str]:
         references += text.count("&")
         if references > _MAX_REFERENCES:
             raise ValueError(f"more than {_MAX_REFERENCES} references")
-        yield _INVALID_XML.sub("\ufffd", _REFERENCE.sub(_numbered, text))
-    yield _INVALID_XML.sub("\ufffd", _REFERENCE.sub(_numbered, rest))
+        yield re.sub(_INVALID_XML, "\ufffd", _REFERENCE.sub(_numbered, text))
+    yield re.sub(_INVALID_XML, "\ufffd", _REFERENCE.sub(_numbered, rest))
 
 
 def _numbered(match: re.Match[str]) -> str:

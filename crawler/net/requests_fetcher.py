@@ -48,7 +48,7 @@ class Transport(HTTPAdapter):
 
     exchange: Exchange
 
-    def __init__(self, tls: ssl.SSLContext, guard: Guard, proxy: ProxyManager | None = None) -> None:
+    def __init__(self, tls: Callable[[], ssl.SSLContext], guard: Guard, proxy: ProxyManager | None = None) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
         self._tls = tls
         self._proxy = proxy
@@ -109,7 +109,7 @@ class Transport(HTTPAdapter):
                 parts = self._proxy.proxy
         host, is_secure = parts.host or "", parts.scheme == "https"
         pool = (
-            HTTPSConnectionPool(host, parts.port, maxsize=1, ssl_context=self._tls, **options)
+            HTTPSConnectionPool(host, parts.port, maxsize=1, ssl_context=self._tls(), **options)
             if is_secure
             else HTTPConnectionPool(host, parts.port, maxsize=1, **options)
         )
@@ -203,12 +203,12 @@ class RequestsFetcher:
         self._limits = limits = limits or TransferLimits()
         self._timeout = (min(limits.connect, limits.total), limits.first_byte)
         self.headers = RequestHeaders(user_agent, contact, cookies)
-        self._tls = tls or ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
+        self._lock = threading.Lock()
+        self._context = tls
         self._guard = guard or Guard()
-        self._proxy = _proxy_manager(proxy, self._tls) if proxy else None
+        self._proxy = _proxy_manager(proxy, self._tls()) if proxy else None
         self._clock = clock
         self._local = threading.local()
-        self._lock = threading.Lock()
         self._transports: WeakSet[Transport] = WeakSet()  # those of ended threads disappear by themselves
         self._running: set[Exchange] = set()
 
@@ -286,6 +286,12 @@ class RequestsFetcher:
             self._running.discard(exchange)
             raise
         return raw
+
+    def _tls(self) -> ssl.SSLContext:
+        """Return the TLS context. It takes 20 ms to load, so this waits for the first https connection."""
+        with self._lock:
+            self._context = self._context or ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
+            return self._context
 
     def _transport(self) -> Transport:
         """Return this thread's connections."""

@@ -4,6 +4,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import inf
 
 from crawler.errors import DiskError
@@ -42,7 +43,8 @@ class Committer:
         reported_at = -inf
         while True:
             is_last = over.is_set()
-            events = self._collect(0.02 if is_last else NAP, reported_at)
+            # At the end all threads that add events have ended, and further ones need not be awaited.
+            events = self._collect(0.0, -inf) if is_last else self._collect(NAP, reported_at)
             ended = [event.turn for event in events if isinstance(event, EndedTurn)]
             self._report([event for event in events if isinstance(event, Outcome)], ended)
             reported_at = self._turns.clock()
@@ -59,14 +61,13 @@ class Committer:
         second, not for each image.
         """
         events: list[Outcome | EndedTurn] = []
-        try:
-            events.append(self._turns.events.get(timeout=seconds))
+        with suppress(queue.Empty):
+            event = self._turns.events.get(timeout=seconds)
             self._turns.urgent.wait(max(0.0, reported_at + _INTERVAL - self._turns.clock()))
             self._turns.urgent.clear()
-            while len(events) < _FLUSH_FILES:
-                events.append(self._turns.events.get_nowait())
-        except queue.Empty:
-            pass
+            while event is not None:
+                events.append(event)
+                event = self._turns.events.get_nowait() if len(events) < _FLUSH_FILES else None
         return events
 
     def _report(self, outcomes: Sequence[Outcome], ended: Sequence[str]) -> None:

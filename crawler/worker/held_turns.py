@@ -106,8 +106,8 @@ class HeldTurns:
 
     def __init__(self, lease: float, margin: float, clock: Callable[[], float]) -> None:
         self.changed = threading.Condition()
-        #: Outcomes to report, and ends of turns.
-        self.events: queue.SimpleQueue[Outcome | EndedTurn] = queue.SimpleQueue()
+        #: Outcomes to report, and ends of turns; None only wakes the thread that collects them.
+        self.events: queue.SimpleQueue[Outcome | EndedTurn | None] = queue.SimpleQueue()
         #: Set when an event must be reported at once: others wait for it, or no further one is to come.
         self.urgent = threading.Event()
         #: Number of turns that the runner carries out.
@@ -147,6 +147,11 @@ class HeldTurns:
             if held.turn.gap or not self.busy:
                 self.urgent.set()  # the host's next turn starts a gap after this end; or the worker is idle
             self.changed.notify_all()
+
+    def wake(self) -> None:
+        """Wake the thread that collects the events; no further one is to come."""
+        self.urgent.set()
+        self.events.put(None)
 
     def note_answer(self, asked_at: float) -> None:
         """Record that the frontier answered a call that began at clock time ``asked_at``."""

@@ -158,6 +158,7 @@ class Worker:
             self._stopping.set()
             runner.close()
             self._over.set()
+            self.turns.wake()
             committer.join()
         if self._error is not None:
             raise self._error

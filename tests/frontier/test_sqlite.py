@@ -20,6 +20,7 @@ from crawler.frontier.ledger.schema import SCHEMA
 from crawler.frontier.politeness import Policy
 from crawler.frontier.sqlite import SqliteFrontier
 from crawler.model import Outcome, VerdictState
+from crawler.stats import FrontierStats
 from tests.frontier.disk import counts, failing, failing_database
 from tests.frontier.fakes import (
     OPEN,
@@ -441,3 +442,18 @@ def test_leases_of_a_departed_worker_go_to_others_soon_unless_it_calls(
     assert urls(lease(frontier, worker="third")) == []
     clock.go(1)
     assert urls(lease(frontier, worker="third")) == ["http://a.example/1.jpg"]
+
+
+def test_a_condition_is_awaited_until_a_worker_departs() -> None:
+    frontier = SqliteFrontier()
+    frontier.hello("w1", PROTOCOL)
+
+    def has_departed(stats: FrontierStats) -> bool:
+        return stats.workers[0].is_disconnected
+
+    assert not frontier.wait_for(has_departed, 0.0)
+    departure = threading.Timer(0.05, frontier.expect_loss, ("w1",))
+    departure.start()
+    assert frontier.wait_for(has_departed, threading.TIMEOUT_MAX)
+    departure.join()
+    frontier.close()

@@ -100,6 +100,17 @@ def test_a_worker_works_until_the_crawl_is_over(frontier: SqliteFrontier) -> Non
     assert frontier.stats().success == 50
 
 
+def test_a_worker_that_is_done_does_not_wait_for_events(
+    frontier: SqliteFrontier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crawler.worker.committer.NAP", threading.TIMEOUT_MAX)
+    frontier.put(images(3))
+    with running(worker(frontier, Handle(good))) as thread:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert frontier.stats().success == 3
+
+
 def test_a_success_is_reported_only_after_its_flush(frontier: SqliteFrontier) -> None:
     frontier.put(images(3))
     told_too_soon: list[int] = []
