@@ -16,8 +16,8 @@ the worker.
 """
 
 import logging
-import secrets
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 
 from msgspec import Struct
@@ -29,14 +29,8 @@ log = logging.getLogger(__name__)
 
 #: Validity of the certificate: any time (RFC 5280 §4.1.2.5 writes "no end" this way). Making and checking it does not
 #: depend on a clock, so machines with wrong clocks can work together.
-_VALID_FROM, _VALID_UNTIL = b"000101000000Z", b"99991231235959Z"
-
-#: Tags of DER (X.690), and the constant parts of a certificate: its version, the object identifiers of its signature
-#: algorithm (RFC 5758 §3.2) and of its common name.
-_INTEGER, _BIT_STRING, _UTF8_STRING, _UTC_TIME, _GENERALIZED_TIME, _SEQUENCE, _SET = 2, 3, 12, 23, 24, 48, 49
-_VERSION_3 = bytes.fromhex("a003020102")
-_ECDSA_WITH_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
-_COMMON_NAME = bytes.fromhex("0603550403")
+_VALID_FROM = datetime(2000, 1, 1, tzinfo=UTC)
+_VALID_UNTIL = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 class Certificate(Struct, frozen=True, kw_only=True):
@@ -139,33 +133,21 @@ def _read_pem(crt: Path) -> str:
 
 def _make() -> tuple[bytes, bytes]:
     """Return a new private key and its certificate, in PEM."""
-    from cryptography.hazmat.primitives import hashes, serialization  # imported here, because only masters need it
+    from cryptography import x509  # imported here, because only masters need it and it loads slowly
+    from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
-    public = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    content = _certificate_content(public, b"\x01" + secrets.token_bytes(15))
-    signature = key.sign(content, ec.ECDSA(hashes.SHA256()))
-    certificate = _der(_SEQUENCE, content, _ECDSA_WITH_SHA256, _der(_BIT_STRING, b"\0", signature))
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "crawler")])
+    certificate = (
+        x509.CertificateBuilder(issuer_name=name, subject_name=name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_VALID_FROM)
+        .not_valid_after(_VALID_UNTIL)
+        .sign(key, hashes.SHA256())
+    )
     secret = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return secret, ssl.DER_cert_to_PEM_cert(certificate).encode()
-
-
-def _certificate_content(public: bytes, serial: bytes) -> bytes:
-    """Return what is signed of a certificate (RFC 5280 §4.1), for a public key in DER.
-
-    `cryptography.x509` would do the same, but takes 20 ms to load, and all but the key and the number is constant.
-    """
-    name = _der(_SEQUENCE, _der(_SET, _der(_SEQUENCE, _COMMON_NAME, _der(_UTF8_STRING, b"crawler"))))
-    validity = _der(_SEQUENCE, _der(_UTC_TIME, _VALID_FROM), _der(_GENERALIZED_TIME, _VALID_UNTIL))
-    return _der(_SEQUENCE, _VERSION_3, _der(_INTEGER, serial), _ECDSA_WITH_SHA256, name, validity, name, public)
-
-
-def _der(tag: int, *parts: bytes) -> bytes:
-    """Return a value in DER (X.690): its tag, its length, and its content."""
-    content = b"".join(parts)
-    size = len(content)
-    length = bytes([size]) if size < 128 else b"\x81" + bytes([size]) if size < 256 else b"\x82" + size.to_bytes(2)
-    return bytes([tag]) + length + content
+    return secret, certificate.public_bytes(serialization.Encoding.PEM)
