@@ -13,7 +13,8 @@
     ├── BusyError                 the master has no memory for a message at the moment
     ├── MessageError              a message breaks the rules of the queue protocol
     └── RequestFailed             one request failed; it ends in an Outcome, never in an exit
-        └── InvalidImage          the bytes are not an acceptable picture
+        ├── InvalidImage          the bytes are not an acceptable picture
+        └── UnreadableHead        libcurl refuses the head of a response; requests may read it
 
 Each class has a ``code``: the exit code of a command that ends with this error. Errors travel between processes
 only through `to_wire` and `from_wire`. The program never reads pickle from the network, and tracebacks never leave a

@@ -26,7 +26,7 @@ from crawler.net.response_body import (
     resumable_file,
     unreadable,
 )
-from crawler.net.response_head import MAX_LINES, content_length, field_pairs
+from crawler.net.response_head import MAX_LINES, content_length, field_pairs, transfer_codings
 from crawler.urls import host_and_port
 
 _log = logging.getLogger(__name__)
@@ -49,8 +49,17 @@ _FAILURES: dict[int, tuple[str, bool]] = {
     pycurl.E_SSL_ISSUER_ERROR: ("tls", False),
     pycurl.E_URL_MALFORMAT: ("bad-url", False),
 }
-#: Error codes that concern a head which libcurl does not read, or framing that it refuses.
-_UNREAD = frozenset({pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_FTP_WEIRD_SERVER_REPLY})
+#: Error codes of a head that libcurl does not read.
+_UNREAD = frozenset({pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_FTP_WEIRD_SERVER_REPLY, pycurl.E_BAD_CONTENT_ENCODING})
+#: Error codes of a connection that could not be made.
+_UNCONNECTED = frozenset(
+    {
+        pycurl.E_COULDNT_RESOLVE_PROXY,
+        pycurl.E_COULDNT_RESOLVE_HOST,
+        pycurl.E_COULDNT_CONNECT,
+        pycurl.E_OPERATION_TIMEDOUT,
+    }
+)
 
 #: Called at the end of a transfer with None, or with what ended it.
 Done = Callable[[CrawlerError | None], None]
@@ -284,7 +293,8 @@ class Transfer:
 
     def _begin(self, status: int, head: bytes) -> bool:
         headers = HTTPHeaderDict(field_pairs(head))
-        length = content_length(headers)
+        is_coded = bool(transfer_codings(headers.get("transfer-encoding", "")))
+        length = None if is_coded else content_length(headers)
         headers.discard("content-length")
         if length is not None:
             headers["content-length"] = str(length)
@@ -391,15 +401,16 @@ class Transfer:
         self._driver.finish(self, self.error)
 
     def _failure(self, code: int, text: str) -> RequestFailed:
-        if self._has_head:
+        if self._response is not None:
             return RequestFailed("truncated", text, retryable=True)
-        if self._response is None and code in _UNREAD:
+        if code in _UNREAD:
             return UnreadableHead("connect", text)
         if self._lines:
             return RequestFailed("truncated", "the headers break off", retryable=True)
         reason, retryable = _FAILURES.get(code, ("connect", True))
-        is_connected = self._waits.is_connected or reason == "tls"
-        return RequestFailed(reason, text, retryable=retryable, down="" if is_connected else self._far_end)
+        has_answer = self._waits.is_connected or self.easy.getinfo(pycurl.HTTP_CONNECTCODE)  # of a proxy
+        is_down = code in _UNCONNECTED and not has_answer
+        return RequestFailed(reason, text, retryable=retryable, down=self._far_end if is_down else "")
 
     @property
     def _far_end(self) -> str:
