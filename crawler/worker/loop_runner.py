@@ -158,8 +158,13 @@ class LoopRunner:
         """Take the outcome of a request, which leaves room for another one."""
         self._in_progress -= 1
         if self._waiting:
-            self._loop.call(partial(self._ask, *self._waiting.popleft()))
+            self._loop.call(self._ask_waiting)
         self._advance(job, outcome)
+
+    def _ask_waiting(self) -> None:
+        """Ask the waiting turns while there is room; those that are over by now leave it to the others."""
+        while self._waiting and self._in_progress < self._desk.capacity:
+            self._ask(*self._waiting.popleft())
 
     def _end(self, job: _Job) -> None:
         self._desk.end(job.held)
