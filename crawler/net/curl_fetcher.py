@@ -6,6 +6,7 @@ address, follows no redirects, enforces deadlines, speed and sizes, and resumes 
 from the environment.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +82,9 @@ class CurlFetcher:
         self._active: dict[pycurl.Curl, Transfer] = {}
         #: Host and port → its addresses as libcurl reads them, and until when they are used.
         self._names: dict[tuple[str, int], tuple[str, float]] = {}
+        #: Number of a look-up in progress → its transfer.
+        self._lookups: dict[int, Transfer] = {}
+        self._count = itertools.count()
         self._check_seconds = min(_CHECK_SECONDS, limits.first_byte / 4, limits.total / 4)
         self._is_checking = False
 
@@ -106,15 +110,20 @@ class CurlFetcher:
         elif known is not None and known[1] > self._loop.clock():
             self._connect(transfer, known[0])
         else:
-            self._pool.submit(self._look_up, transfer, host, port)
+            lookup = next(self._count)
+            self._lookups[lookup] = transfer
+            self._pool.submit(self._look_up, lookup, host, port)
 
     def abort(self) -> None:
         """Abort all fetches in progress; they end with ``cancelled``. Any thread may call this."""
 
         def cut() -> None:
+            error = RequestFailed("cancelled", "aborted during the transfer")
             for transfer in list(self._active.values()):
-                transfer.error = RequestFailed("cancelled", "aborted during the transfer")
+                transfer.error = error
                 self._stop(transfer)
+            for lookup in list(self._lookups):
+                self.finish(self._lookups.pop(lookup), error)
 
         self._loop.call(cut)
 
@@ -124,10 +133,10 @@ class CurlFetcher:
 
     def close(self) -> None:
         """Close all connections; the loop has ended."""
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
         for transfer in self._active.values():
             self._multi.remove_handle(transfer.easy)
-        for transfer in (*self._active.values(), *self._idle):
+        for transfer in (*self._active.values(), *self._idle, *self._lookups.values()):
             transfer.easy.close()
         self._active.clear()
         self._idle.clear()
@@ -171,17 +180,26 @@ class CurlFetcher:
 
     # names --------------------------------------------------------------------------------------------------------
 
-    def _look_up(self, transfer: Transfer, host: str, port: int) -> None:
+    def _look_up(self, lookup: int, host: str, port: int) -> None:
         """Look up a name in a thread of the pool, then continue in the loop."""
+        error: CrawlerError | None = None
+        addresses = ""
         try:
             infos = self._guard.look_up(host, port)
-        except (OSError, ValueError, RequestFailed) as error:
-            self._loop.call(partial(self.finish, transfer, classify(error)))
-            return
-        addresses = ",".join(_bracketed(str(info[4][0])) for info in infos)
-        self._loop.call(partial(self._take_name, transfer, host, port, addresses))
+            addresses = ",".join(_bracketed(str(info[4][0])) for info in infos)
+        except CrawlerError as failure:
+            error = failure
+        except Exception as failure:  # noqa: BLE001  # the request must end, also after a fault of ours
+            error = classify(failure)
+        self._loop.call(partial(self._take_name, lookup, host, port, addresses, error))
 
-    def _take_name(self, transfer: Transfer, host: str, port: int, addresses: str) -> None:
+    def _take_name(self, lookup: int, host: str, port: int, addresses: str, error: CrawlerError | None) -> None:
+        transfer = self._lookups.pop(lookup, None)
+        if transfer is None:  # aborted meanwhile
+            return
+        if error is not None:
+            self.finish(transfer, error)
+            return
         if len(self._names) >= _MAX_NAMES:
             del self._names[next(iter(self._names))]
         resolved = f"+{_bracketed(host)}:{port}:{addresses}"

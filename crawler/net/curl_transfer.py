@@ -176,7 +176,8 @@ class Transfer:
         self._compressed: list[bytes] = []
         self._received = self._received_before = 0
         self._body_left = FRAMING * receiver.conditions.max_bytes + MAX_HEADER_BYTES
-        self._is_draining = False
+        #: Whether the outcome is decided, and whether the rest of the body is read nevertheless.
+        self._is_decided = self._is_draining = False
         self._lines: list[bytes] = []
         self._has_head = False
         self.error = None
@@ -342,7 +343,8 @@ class Transfer:
         self._receiver.feed(piece)
 
     def _drains(self) -> bool:
-        """Return whether the rest of the body is read, so that the connection can be reused."""
+        """Decide the outcome; return whether the rest of the body is read, so that the connection can be reused."""
+        self._is_decided = True
         response = self._response
         if response is None or not self._has_head:
             return False
@@ -388,15 +390,17 @@ class Transfer:
         """Take libcurl's result: finish, or request the rest of a body that broke off."""
         if self._response is not None:
             self._response.end()
-        if not self._is_draining and (code != pycurl.E_OK or not self._has_head):
+        if self._is_decided:
+            pass  # `error` says how
+        elif code != pycurl.E_OK or not self._has_head:
             self.error = self.error or self._failure(code, text)
             if isinstance(self.error, RequestFailed) and self.error.reason == "truncated" and self._resumes():
                 return
-        elif not self._is_draining and self._is_compressed:
+        elif self._is_compressed:
             self.error = None
             self._driver.in_background(self.decompress, partial(self._driver.finish, self))
             return
-        elif not self._is_draining:
+        else:
             self.error = None  # an address was refused, and another one accepted the connection
         self._driver.finish(self, self.error)
 
