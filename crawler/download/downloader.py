@@ -28,9 +28,10 @@ MAX_REDIRECTS = 20
 _ACCEPT = "image/avif,image/webp,image/apng,image/*,*/*;q=0.8"
 #: Bytes in which an image's size is looked for; some files have long profiles before it.
 _HEADER_BYTES = 65_536
-#: Size in bytes from which decoding takes longer than an event loop may stand still, and the first bytes of formats
-#: that are decoded fast and in this process: JPEG, PNG and GIF.
-_HEAVY_BYTES, _LIGHT_FORMATS = 256 * 1024, (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
+#: Bytes that are checked within a few milliseconds, and the first bytes of formats that are decoded in this process:
+#: JPEG, PNG and GIF.
+_HEAVY_BYTES = {"decode": 256 * 1024, "header": 2 * 2**20}
+_LIGHT_FORMATS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
 #: Reasons that need only the beginning of an image; the bytes that are not transferred then count as spared.
 _EARLY_REASONS = frozenset({"filtered", "too-small", "too-large", "pixels-limit", "not-an-image", "unsupported-format"})
 
@@ -79,6 +80,8 @@ class Downloader:
             types=types, min_size=min_size, max_aspect=max_aspect, animated=animated, max_pixels=max_pixels
         )
         self._verify = verify
+        #: Bytes of an image above which its check takes longer than an event loop may stand still.
+        self.heavy_bytes = _HEAVY_BYTES[verify]
         self._decoder_pool = decoders or DecoderPool()
         self._with_phash = with_phash
         self.agent = agent
@@ -145,7 +148,11 @@ class Download:
         """Whether `finish` may take more than a millisecond or two, so that it must not run in an event loop."""
         if self._early is not None or not self._pieces:
             return False
-        if self._size > _HEAVY_BYTES or self._request.is_suspect or not self._downloader.store.is_buffered:
+        if (
+            self._size > self._downloader.heavy_bytes
+            or self._request.is_suspect
+            or not self._downloader.store.is_buffered
+        ):
             return True
         return not self._pieces[0].startswith(_LIGHT_FORMATS)
 

@@ -109,7 +109,7 @@ def test_the_cpu_of_grandchildren_counts(tmp_path: Path) -> None:
 def test_a_command_that_takes_too_long_is_stopped_with_its_children(tmp_path: Path) -> None:
     child = "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(60)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    usage = measure([sys.executable, "-c", parent], tmp_path, dict(os.environ), 3.0)
+    usage = measure([sys.executable, "-c", parent], tmp_path, dict(os.environ), 6.0)
     assert usage.code is None and usage.seconds < 50
     pid = int((tmp_path / "pid").read_text())
     assert not Path(f"/proc/{pid}/cwd").exists()

@@ -146,7 +146,7 @@ def plot(rows: Sequence[Row]) -> str:
     width = _LABEL + _LENGTH + 80
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top}" viewBox="0 0 {width} {top}" '
-        'font-family="sans-serif" font-size="11">\n<rect width="{width}" height="{top}" fill="white"/>\n'
+        f'font-family="sans-serif" font-size="11">\n<rect width="{width}" height="{top}" fill="white"/>\n'
         + "\n".join(parts)
         + "\n</svg>\n"
     )
