@@ -137,7 +137,7 @@ class CurlFetcher:
         for transfer in self._active.values():
             self._multi.remove_handle(transfer.easy)
         for transfer in (*self._active.values(), *self._idle, *self._lookups.values()):
-            transfer.easy.close()
+            transfer.discard()
         self._active.clear()
         self._idle.clear()
         self._multi.close()

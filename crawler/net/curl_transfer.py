@@ -214,13 +214,16 @@ class Transfer:
         raise RequestFailed("internal", "the body goes to the receiver")
 
     def close(self) -> None:
-        pass
+        """Close the socket that was given to libcurl, which works with a duplicate of it."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def release(self) -> Done:
         """Forget the request; return the function that reports its end."""
         done = self._done
         self._driver.held_bytes -= self.received
-        self._close_socket()
+        self.close()
         del self._request, self._receiver, self._done
         self._response, self._compressed = None, []
         return done
@@ -246,7 +249,7 @@ class Transfer:
 
     def _on_connected(self, *addresses: object) -> int:
         self._waits.connected(self._clock())
-        self._close_socket()
+        self.close()
         return pycurl.PREREQFUNC_OK
 
     def _open_socket(self, purpose: int, address: Any) -> Any:
@@ -256,7 +259,7 @@ class Transfer:
             if objection := self._driver.objection(self._host, self._port, str(where[0])):
                 self.error = RequestFailed("blocked-address", f"{self._host}:{self._port} is {objection}")
                 return pycurl.SOCKET_BAD
-            self._close_socket()
+            self.close()
             self._socket = socket.socket(family, kind, protocol)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
@@ -264,11 +267,10 @@ class Transfer:
             return pycurl.SOCKET_BAD
         return self._socket
 
-    def _close_socket(self) -> None:
-        """Close the socket that was given to libcurl, which works with a duplicate of it."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+    def discard(self) -> None:
+        """Close the handle, with what it has open; it serves no further request."""
+        self.close()
+        self.easy.close()
 
     # head and body ------------------------------------------------------------------------------------------------
 
