@@ -17,6 +17,7 @@ from tests.benchmarks.peers.nginx import first_request
 from tests.benchmarks.peers.programs import PROGRAMS, Program, Task, install
 from tests.benchmarks.peers.report import Run
 from tests.benchmarks.peers.workloads import WORKLOADS
+from tests.support.processes import wait_until
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="only POSIX counts the CPU of ended child processes")
 BASE = "http://127.0.0.1:8000"
@@ -112,7 +113,7 @@ def test_a_command_that_takes_too_long_is_stopped_with_its_children(tmp_path: Pa
     usage = measure([sys.executable, "-c", parent], tmp_path, dict(os.environ), 6.0)
     assert usage.code is None and usage.seconds < 50
     pid = int((tmp_path / "pid").read_text())
-    assert not Path(f"/proc/{pid}/cwd").exists()
+    wait_until(lambda: not Path(f"/proc/{pid}/cwd").exists(), "the end of the child")
 
 
 def test_only_files_with_exactly_the_right_bytes_are_verified(tmp_path: Path) -> None:
