@@ -246,7 +246,8 @@ def test_a_killed_refresh_continues_and_requests_nothing_twice(tmp_path: Path) -
         settled = sum(stats_of(job).changes.values())
         assert start("end", "run", "-o", job, "-w", 0).ends() == 0
         asked = Counter(hit.path for hit in server.requests[since:])
-        assert set(asked.values()) == {1} and len(asked) == number - settled
+        pictures = [path for path in asked if path.endswith(".png")]  # the page may have been in progress at a kill
+        assert set(asked.values()) == {1} and len(pictures) == number - settled
     assert changes(job) == {"unchanged": [f"{n:04}.png" for n in range(number)]}
     assert proven(job).balance == verify(job).balance
 
