@@ -189,16 +189,17 @@ class Transfer:
         try:
             self._host, self._port = host_and_port(self._url)
             self.easy.setopt(pycurl.URL, self._url)
-        except (pycurl.error, ValueError) as error:
+            conditions = self._receiver.conditions
+            self._headers = self._driver.headers.of(self._request, conditions)
+            self._send(validators(conditions))
+        except (pycurl.error, ValueError) as error:  # also a cookie of the user that no header can have
             raise RequestFailed("bad-url", str(error)) from error
-        conditions = self._receiver.conditions
-        self._headers = self._driver.headers.of(self._request, conditions)
-        self._send(validators(conditions))
 
     def _send(self, further: Mapping[str, str]) -> None:
         """Set the headers of the next request, and reset what concerns one response."""
         headers = {**self._headers, **further}
-        self.easy.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in headers.items()])
+        # Latin-1, as responses are read: a tag that the server has sent goes back with the same bytes.
+        self.easy.setopt(pycurl.HTTPHEADER, [f"{name}: {value}".encode("latin-1") for name, value in headers.items()])
         self._lines = []
         self._head_bytes = 0
         self._has_head = False

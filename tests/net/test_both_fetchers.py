@@ -19,6 +19,7 @@ import pytest
 from crawler.errors import RequestFailed, UnreadableHead
 from crawler.model import Request
 from crawler.net.address_guard import Guard
+from crawler.net.cookies import Cookies
 from crawler.net.fetcher import Conditions, TransferLimits
 from crawler.net.request_headers import RequestHeaders
 from crawler.net.requests_fetcher import RequestsFetcher
@@ -45,11 +46,12 @@ def by_requests(
     *,
     trust: Path | None = None,
     proxy: str = "",
+    cookies: Cookies | None = None,
     **fields: Any,
 ) -> Result:
     context = ssl.create_default_context(cafile=trust) if trust else None
-    guard = Guard(allow_private=True)
-    fetcher = RequestsFetcher(limits, "test/1.0", contact="me@a.example", guard=guard, tls=context, proxy=proxy)
+    options: dict[str, Any] = {"contact": "me@a.example", "tls": context, "proxy": proxy, "cookies": cookies}
+    fetcher = RequestsFetcher(limits, "test/1.0", guard=Guard(allow_private=True), **options)
     try:
         with contextlib.closing(fetcher), fetcher.fetch(Request(url=url, **fields), conditions) as response:
             return response.status, [*response.headers.items()], response.read()
@@ -64,10 +66,11 @@ def by_curl(
     *,
     trust: Path | None = None,
     proxy: str = "",
+    cookies: Cookies | None = None,
     **fields: Any,
 ) -> Result:
     options: dict[str, Any] = {"proxy": proxy} | ({"ca_bundle": str(trust)} if trust else {})
-    with curl(limits, RequestHeaders("test/1.0", "me@a.example"), **options) as fetch:
+    with curl(limits, RequestHeaders("test/1.0", "me@a.example", cookies), **options) as fetch:
         try:
             kept = fetch.get(url, conditions, **fields)
         except UnreadableHead:
@@ -220,6 +223,7 @@ def rest(start: int = 2 * WORTH_RESUMING, tag: bytes = b'"v1"', status: bytes = 
     ("make", "is_whole"),
     [
         (breaking(rest()), True),
+        (breaking(rest(tag=b'"\xe9"'), tag=b'"\xe9"'), True),
         (breaking(rest(tag=b'"v2"')), False),
         (breaking(rest(start=5)), False),
         (breaking(rest(status=b"200 OK")), False),
@@ -227,7 +231,7 @@ def rest(start: int = 2 * WORTH_RESUMING, tag: bytes = b'"v1"', status: bytes = 
         (breaking(b""), False),
         (breaking(rest(tag=b'W/"v1"'), tag=b'W/"v1"'), False),
     ],
-    ids=["rest", "another version", "another part", "whole file", "error", "nothing", "weak tag"],
+    ids=["rest", "tag of Latin-1", "another version", "another part", "whole file", "error", "nothing", "weak tag"],
 )
 def test_a_large_body_is_resumed_in_the_same_cases(make: Callable[[], Script], is_whole: bool) -> None:
     expected, found = both(make, CALM)
@@ -357,6 +361,16 @@ def test_a_tunnel_through_a_proxy_has_the_same_result(secure: tuple[Server, Path
         sent.append([line for line in lines if line.startswith((b"connect", b"proxy-authorization"))])
     assert results[1] == results[0]
     assert sent[1] == sent[0] and len(sent[0]) == 2
+
+
+@pytest.mark.parametrize("value", ["K\xf6ln", "\u6771\u4eac"])
+def test_a_cookie_of_the_user_with_other_letters_has_the_same_result(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "cookies.txt"
+    line = f"127.0.0.1\tFALSE\t/\tFALSE\t0\tcity\t{value}\n"
+    file.write_text(f"# Netscape HTTP Cookie File\n{line}", errors="replace")  # in the encoding that the jar reads
+    with serving(answers(b"ok")) as server:
+        expected, found = (fetch(server.url, CALM, IMAGE, cookies=Cookies(file)) for fetch in (by_requests, by_curl))
+    assert found == expected
 
 
 def test_a_proxy_sees_the_same_request() -> None:
