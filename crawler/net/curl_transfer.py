@@ -224,6 +224,8 @@ class Transfer:
         """Forget the request; return the function that reports its end."""
         done = self._done
         self._driver.held_bytes -= self.received
+        if self._response is not None:
+            self._response.leave_body()
         self.close()
         del self._request, self._receiver, self._done
         self._response, self._compressed = None, []

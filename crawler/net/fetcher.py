@@ -104,6 +104,8 @@ class Response:
         self._started = started
         self._clock = clock
         self._ended: float | None = None
+        #: The last value of `received`, once the body serves another response.
+        self._received: int | None = None
         #: Bytes of the decompressed body so far.
         self._size = 0
 
@@ -115,7 +117,7 @@ class Response:
     @property
     def received(self) -> int:
         """Bytes of the body received over the network so far."""
-        return self._body.received
+        return self._body.received if self._received is None else self._received
 
     @property
     def spared(self) -> int:
@@ -196,6 +198,10 @@ class Response:
     def end(self) -> None:
         """Record that the body has ended now."""
         self._ended = self._clock()
+
+    def leave_body(self) -> None:
+        """Keep the number of bytes, because the object that counts them serves another response from now on."""
+        self._received = self._body.received
 
     def read(self) -> bytes:
         """Return the whole body; raises as `chunks` does."""

@@ -14,7 +14,7 @@ from crawler.net.address_guard import Guard
 from crawler.net.fetcher import Conditions, Response
 from tests.support.curl import Curl, Kept, curl
 from tests.support.network import PUBLIC, Canary
-from tests.support.peer import Peer, answers, closing_then_dead, serving, silent, silent_body, stalling
+from tests.support.peer import Peer, Script, answers, closing_then_dead, serving, silent, silent_body, stalling
 from tests.support.processes import wait_until
 
 PATIENCE = 10.0
@@ -199,6 +199,23 @@ def test_a_long_body_that_is_not_wanted_is_not_read(fetch: Curl) -> None:
 def test_the_rest_of_an_unwanted_body_is_not_waited_for(fetch: Curl) -> None:
     with serving(stalling) as server:
         assert fetch.get(server.url, wants_body=False).error is None
+
+
+def broken_off(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n" + bytes(1_000))
+    peer.stop()
+
+
+@pytest.mark.parametrize(("script", "received"), [(answers(bytes(2_000)), 2_000), (broken_off, 1_000)])
+def test_a_response_keeps_its_number_of_bytes(fetch: Curl, script: Script, received: int) -> None:
+    """A large image is decoded in another thread, and its handle serves the next request meanwhile."""
+    with serving(script) as server:
+        kept = fetch.start(server.url)
+        assert kept.ended.wait(PATIENCE)
+    with serving(answers(b"ok")) as server:
+        assert fetch.get(server.url).body == b"ok"
+    assert kept.response is not None
+    assert (kept.response.received, kept.response.spared) == (received, 2_000 - received)
 
 
 # --- connections
