@@ -87,6 +87,8 @@ class CurlFetcher:
         self._count = itertools.count()
         self._check_seconds = min(_CHECK_SECONDS, limits.first_byte / 4, limits.total / 4)
         self._is_checking = False
+        #: Whether idle connections are closed soon, because file descriptors have run out before.
+        self._is_relieved = False
 
     def start(self, request: Request, receiver: Receiver, done: Done) -> None:
         """Fetch ``request.location``: give the response to ``receiver``, and call ``done`` in the loop at the end.
@@ -128,8 +130,8 @@ class CurlFetcher:
         self._loop.call(cut)
 
     def relieve(self) -> None:
-        """Close idle connections to free file descriptors. Any thread may call this."""
-        self._loop.call(partial(self._multi.setopt, pycurl.M_MAXCONNECTS, 1))
+        """Close idle connections at the next requests, to free file descriptors. Any thread may call this."""
+        self._is_relieved = True
 
     def close(self) -> None:
         """Close all connections; the loop has ended."""
@@ -147,6 +149,8 @@ class CurlFetcher:
     def perform(self, transfer: Transfer) -> None:
         """Let libcurl carry out the request that was set in the transfer's handle."""
         self._active[transfer.easy] = transfer
+        if self._is_relieved:  # each new request closes those that are older
+            transfer.easy.setopt(pycurl.MAXAGE_CONN, 1)
         self._multi.add_handle(transfer.easy)
         if not self._is_checking:
             self._is_checking = True

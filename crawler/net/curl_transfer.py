@@ -264,6 +264,7 @@ class Transfer:
                 return pycurl.SOCKET_BAD
             self.close()
             self._socket = socket.socket(family, kind, protocol)
+            self._socket.dup().close()  # pycurl uses a duplicate; if it gets none, that looks like a failed connection
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 self.error = NoHandles("too many open files: raise `ulimit -n` or use fewer connections with -t")

@@ -1,7 +1,10 @@
 """The fetcher with libcurl: addresses, aborts, refusals and connections. Other tests compare it with requests."""
 
+import contextlib
+import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -256,6 +259,54 @@ def test_a_lack_of_descriptors_is_not_the_host_s_fault(fetch: Curl, monkeypatch:
         monkeypatch.setattr("crawler.net.curl_transfer.socket.socket", refuse)
         with pytest.raises(NoHandles):
             fetch.get(server.url)
+
+
+@contextlib.contextmanager
+def one_descriptor() -> Iterator[None]:
+    """Let this process open one more file, and no other."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        os.close(taken.pop())
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_connection_that_gets_only_one_descriptor_is_not_the_host_s_fault(fetch: Curl) -> None:
+    with serving(silent) as gone:
+        url = gone.url
+    assert failure(fetch, url).reason == "connect"  # the name is known from now on
+    with pytest.raises(NoHandles), one_descriptor():
+        fetch.get(url)
+
+
+def test_idle_connections_are_closed_once_descriptors_are_lacking(fetch: Curl) -> None:
+    closed = threading.Event()
+    with serving(silent) as gone:
+        pass
+
+    def talk(peer: Peer) -> None:
+        peer.request.recv(65_536)
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        if not peer.request.recv(1):
+            closed.set()
+
+    with serving(silent) as server:
+        server.talk = talk
+        fetch.get(server.url)
+        fetch.fetcher.relieve()
+        deadline = time.monotonic() + PATIENCE  # libcurl itself closes such a connection after two minutes
+        while not closed.wait(0.05):
+            assert time.monotonic() < deadline
+            failure(fetch, gone.url)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux lists the descriptors of a process")
