@@ -21,7 +21,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from crawler.errors import CrawlerError, RequestFailed
 from crawler.model import Request
 from crawler.net.address_guard import Guard
-from crawler.net.curl_transfer import Done, Transfer
+from crawler.net.curl_transfer import Done, Transfer, Waits
 from crawler.net.event_loop import EventLoop
 from crawler.net.exchange import classify
 from crawler.net.fetcher import Receiver, TransferLimits
@@ -37,7 +37,7 @@ _NAME_SECONDS, _MAX_NAMES = 60.0, 10_000
 #: ``CURLOPT_SUPPRESS_CONNECT_HEADERS``, for which pycurl has no name.
 _SUPPRESS_CONNECT_HEADERS = 265
 #: Names that are looked up at a time.
-_THREADS = 16
+_THREADS = 64
 #: Bytes of one read.
 _BUFFER = 65_536
 
@@ -149,6 +149,7 @@ class CurlFetcher:
     def perform(self, transfer: Transfer) -> None:
         """Let libcurl carry out the request that was set in the transfer's handle."""
         self._active[transfer.easy] = transfer
+        transfer.waits = Waits(self.limits, self._loop.clock())  # the look-up of the name is no wait for the host
         if self._is_relieved:  # each new request closes those that are older
             transfer.easy.setopt(pycurl.MAXAGE_CONN, 1)
         self._multi.add_handle(transfer.easy)

@@ -159,6 +159,8 @@ class Transfer:
         easy.setopt(pycurl.WRITEFUNCTION, self._on_data)
         easy.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         easy.setopt(pycurl.PREREQFUNCTION, self._on_connected)
+        #: The waits of the request in progress. `Driver.perform` starts them.
+        self.waits = Waits(driver.limits, 0.0)
         self._socket: socket.socket | None = None
         #: The error that ended the request, or decided its outcome before the end.
         self.error: CrawlerError | None = None
@@ -204,7 +206,6 @@ class Transfer:
         self._head_bytes = 0
         self._has_head = False
         self._received = 0
-        self._waits = Waits(self._driver.limits, self._clock())
 
     @property
     def received(self) -> int:
@@ -251,7 +252,7 @@ class Transfer:
         return self._drains()
 
     def _on_connected(self, *addresses: object) -> int:
-        self._waits.connected(self._clock())
+        self.waits.connected(self._clock())
         self.close()
         return pycurl.PREREQFUNC_OK
 
@@ -305,7 +306,7 @@ class Transfer:
         headers.discard("content-length")
         if length is not None:
             headers["content-length"] = str(length)
-        self._waits.head_came(self._clock())
+        self.waits.head_came(self._clock())
         if self._response is not None:
             if self._file is not None and self._file.is_rest(self._received_before, status, headers, length):
                 return True
@@ -381,14 +382,14 @@ class Transfer:
         """Return whether the request must end now, for the reason in `error`."""
         if self._is_draining:
             return now >= self._deadline
-        failure = self._waits.failure(now, self._received, self._head_bytes, has_head=self._has_head)
+        failure = self.waits.failure(now, self._received, self._head_bytes, has_head=self._has_head)
         if now >= self._deadline:
             part = "body" if self._has_head else "headers"
             detail = f"{part} not complete after {now - self._started:.3g} s"
             failure = RequestFailed("timeout", detail, retryable=not self._has_head)  # a slow body will be slow again
         if failure is None:
             return False
-        failure.down = "" if self._waits.is_connected else self._far_end
+        failure.down = "" if self.waits.is_connected else self._far_end
         self.error = failure
         return True
 
@@ -418,7 +419,7 @@ class Transfer:
         if self._lines:
             return RequestFailed("truncated", "the headers break off", retryable=True)
         reason, retryable = _FAILURES.get(code, ("connect", True))
-        has_answer = self._waits.is_connected or self.easy.getinfo(pycurl.HTTP_CONNECTCODE)  # of a proxy
+        has_answer = self.waits.is_connected or self.easy.getinfo(pycurl.HTTP_CONNECTCODE)  # of a proxy
         is_down = code in _UNCONNECTED and not has_answer
         return RequestFailed(reason, text, retryable=retryable, down=self._far_end if is_down else "")
 

@@ -14,7 +14,7 @@ import pytest
 from crawler.errors import NoHandles, RequestFailed
 from crawler.model import Request
 from crawler.net.address_guard import Guard
-from crawler.net.fetcher import Conditions, Response
+from crawler.net.fetcher import Conditions, Response, TransferLimits
 from tests.support.curl import Curl, Kept, curl
 from tests.support.network import PUBLIC, Canary
 from tests.support.peer import Peer, Script, answers, closing_then_dead, serving, silent, silent_body, stalling
@@ -115,6 +115,38 @@ def test_a_slow_name_server_delays_no_other_request(fetch: Curl, monkeypatch: py
         assert fetch.get(server.url).body == b"ok" and not slow.ended.is_set()
     go_on.set()
     assert slow.ended.wait(PATIENCE)
+
+
+def test_the_wait_for_a_name_is_no_wait_for_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the first name server of a machine is down, each name takes seconds. Its host still has its time to answer."""
+    limits, found = TransferLimits(connect=0.5), [0.0]
+
+    def look_up(host: str, port: int, *rest: Any, **more: Any) -> Any:
+        threading.Event().wait(limits.connect)
+        found[0] = time.monotonic()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with serving(silent) as server, curl(limits) as fetch:
+        server.talk = Peer.wait  # no handshake, so there is no connection
+        error = failure(fetch, f"https://a.example:{server.port}/")
+    assert (error.reason, error.down) == ("timeout", "host")
+    assert time.monotonic() - found[0] >= limits.connect
+
+
+def test_names_that_take_long_delay_no_other_name(fetch: Curl, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+
+    def look_up(host: str, port: int, *rest: Any, **more: Any) -> Any:
+        assert host == "quick.example" or go_on.wait(PATIENCE)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with serving(answers(b"ok")) as server:
+        others = [fetch.start(f"http://slow{number}.example:{server.port}/") for number in range(32)]
+        assert fetch.get(f"http://quick.example:{server.port}/").body == b"ok"
+        go_on.set()
+        assert all(other.ended.wait(PATIENCE) for other in others)
 
 
 # --- aborts
