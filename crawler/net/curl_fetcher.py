@@ -9,7 +9,6 @@ from the environment.
 import itertools
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import inf
 from typing import Any
@@ -22,7 +21,7 @@ from crawler.errors import CrawlerError, RequestFailed
 from crawler.model import Request
 from crawler.net.address_guard import Guard
 from crawler.net.curl_transfer import Done, Transfer, Waits
-from crawler.net.event_loop import EventLoop
+from crawler.net.event_loop import EventLoop, Threads
 from crawler.net.exchange import classify
 from crawler.net.fetcher import Receiver, TransferLimits
 from crawler.net.request_headers import RequestHeaders
@@ -66,7 +65,7 @@ class CurlFetcher:
     ) -> None:
         self._loop = loop
         #: Threads that look up names and decompress bodies.
-        self._pool = ThreadPoolExecutor(_THREADS, "fetch")
+        self._pool = Threads(_THREADS, "fetch")
         self.limits = limits = limits or TransferLimits()
         self.headers = headers or RequestHeaders()
         self._guard = guard or Guard()
@@ -114,7 +113,7 @@ class CurlFetcher:
         else:
             lookup = next(self._count)
             self._lookups[lookup] = transfer
-            self._pool.submit(self._look_up, lookup, host, port)
+            self._pool.submit(partial(self._look_up, lookup, host, port))
 
     def abort(self) -> None:
         """Abort all fetches in progress; they end with ``cancelled``. Any thread may call this."""
@@ -135,7 +134,7 @@ class CurlFetcher:
 
     def close(self) -> None:
         """Close all connections; the loop has ended."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close(wait=False)
         for transfer in self._active.values():
             self._multi.remove_handle(transfer.easy)
         for transfer in (*self._active.values(), *self._idle, *self._lookups.values()):

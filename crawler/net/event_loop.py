@@ -1,10 +1,11 @@
-"""A small event loop: sockets, timers and calls from other threads, all in one thread.
+"""A small event loop: sockets, timers and calls from other threads, all in one thread; and threads for all that blocks.
 
 asyncio would add a task, a future and several callbacks to each step of a download. libcurl needs only what is here.
 """
 
 import heapq
 import itertools
+import queue
 import selectors
 import socket
 import threading
@@ -103,3 +104,46 @@ class EventLoop:
         with suppress(BlockingIOError):
             while self._wake_reader.recv(4096):
                 pass
+
+
+class Threads:
+    """Threads for calls that take long. One thread uses this object.
+
+    Unlike the threads of `concurrent.futures`, they do not delay the end of the process: a look-up may take half a
+    minute, and the user's second Ctrl-C ends the process at once.
+
+    Args:
+        count: most threads; each is started when no other one is free.
+        name: beginning of their names.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        self._count, self._name = count, name
+        self._calls: queue.SimpleQueue[Callback | None] = queue.SimpleQueue()
+        self._free = threading.Semaphore(0)
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, call: Callback) -> None:
+        """Make a call, which raises nothing, in one of the threads."""
+        self._calls.put(call)
+        if not self._free.acquire(blocking=False) and len(self._threads) < self._count:
+            thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def close(self, *, wait: bool) -> None:
+        """End the threads: after all calls, and wait for that; or after their present calls, without a wait."""
+        if not wait:
+            with suppress(queue.Empty):
+                while True:
+                    self._calls.get_nowait()
+        for _ in self._threads:
+            self._calls.put(None)
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+            self._free.release()

@@ -6,14 +6,13 @@ that waits for its disk, and responses that libcurl does not read.
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from crawler.errors import CrawlerError, RequestFailed, UnreadableHead
 from crawler.model import Outcome, Request
-from crawler.net.event_loop import EventLoop
+from crawler.net.event_loop import EventLoop, Threads
 from crawler.net.fetcher import Receiver
 from crawler.worker.held_turns import HeldTurn
 from crawler.worker.runner import Desk
@@ -70,7 +69,7 @@ class LoopRunner:
         self, desk: Desk, loop: EventLoop, fetcher: LoopFetcher, open_image: Callable[[Request], HeavyReceiver]
     ) -> None:
         self._desk, self._loop, self._fetcher, self._open_image = desk, loop, fetcher, open_image
-        self._pool = ThreadPoolExecutor(min(_MAX_THREADS, desk.capacity), desk.name)
+        self._pool = Threads(min(_MAX_THREADS, desk.capacity), desk.name)
         self._jobs = 0
         self._in_progress = 0
         #: Turns that may start a request as soon as another one has ended, with the time of their start.
@@ -89,7 +88,7 @@ class LoopRunner:
 
         self._loop.call(end)
         self._thread.join()
-        self._pool.shutdown()
+        self._pool.close(wait=True)
 
     def _open(self, held: HeldTurn) -> None:
         self._jobs += 1
@@ -130,7 +129,7 @@ class LoopRunner:
             return
         try:
             image = self._open_image(request)
-        except CrawlerError as error:
+        except Exception as error:  # noqa: BLE001  # one bad picture must not affect the others
             self._answer(job, self._desk.guarded(request, partial(_raise, error)))
             return
         self._fetcher.start(request, image, partial(self._fetched, job, request, image))
@@ -149,8 +148,12 @@ class LoopRunner:
 
     def _in_pool(self, job: _Job, act: Callable[[], Outcome]) -> None:
         def run() -> None:
-            outcome = act()
-            self._loop.call(partial(self._answer, job, outcome))
+            try:
+                outcome = act()
+            except Exception as error:  # noqa: BLE001  # raised again in the loop, which ends the worker
+                self._loop.call(partial(_raise, error))
+            else:
+                self._loop.call(partial(self._answer, job, outcome))
 
         self._pool.submit(run)
 
@@ -185,5 +188,5 @@ def _conclude(image: Receiver, error: CrawlerError | None) -> Outcome:
     raise error
 
 
-def _raise(error: CrawlerError) -> Outcome:
+def _raise(error: Exception) -> NoReturn:
     raise error

@@ -91,6 +91,8 @@ class Desk:
             return act()
         except DiskError:
             return Outcome(status="released", down="disk")
+        except ValueError:
+            return Outcome(status="done", reason="internal")
 
     def take(self, held: HeldTurn, outcome: Outcome) -> bool:
         with self.changed:
@@ -280,6 +282,34 @@ def test_a_disk_error_is_a_local_fault(make: Callable[[int], Bench], where: str)
         bench.fetches.end("http://a.example/1")
     bench.desk.wait_for(lambda: bench.desk.ended == ["t"])
     assert [(outcome.status, outcome.down) for outcome in bench.desk.outcomes] == [("released", "disk")]
+
+
+def test_a_fault_at_the_opening_of_an_image_concerns_no_other(make: Callable[[int], Bench]) -> None:
+    bench = make(4)
+
+    def fail(request: Request) -> Image:
+        if request.url == "http://a.example/1":
+            raise ValueError("a fault of ours")
+        return Image(request, bench.act)
+
+    bench.runner._open_image = fail
+    bench.start("t", "http://a.example/1", "http://a.example/2")
+    bench.fetches.wait_for("http://a.example/2")
+    bench.fetches.end("http://a.example/2")
+    bench.desk.wait_for(lambda: bench.desk.ended == ["t"])
+    assert [outcome.reason for outcome in bench.desk.outcomes] == ["internal", ""]
+
+
+def test_an_error_of_a_thread_ends_the_runner(make: Callable[[int], Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make(4)
+
+    def fail(request: Request) -> Outcome:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(bench.desk, "attempt", fail)
+    bench.start("t", "http://a.example/robots.txt", kind="robots")
+    bench.close()
+    assert [str(error) for error in bench.desk.failures] == ["a fault of ours"]
 
 
 def test_an_error_of_the_loop_ends_the_runner(make: Callable[[int], Bench]) -> None:
