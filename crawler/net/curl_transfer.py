@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import re
 import socket
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -35,6 +36,11 @@ _log = logging.getLogger(__name__)
 _PIECE = 65_536
 #: Return value of libcurl's callbacks that ends a transfer.
 _REFUSE = 0
+
+#: Status codes of responses without a body, also if they announce its length.
+_BODILESS = frozenset({204, 304})
+#: A header that frames the body, with a blank before its colon: browsers read it, and libcurl does not.
+_SPACED_FRAMING = re.compile(rb"^(?:content-length|transfer-encoding)[ \t]+:", re.IGNORECASE | re.MULTILINE)
 
 #: Error codes of libcurl → reason, whether a retry may help.
 _FAILURES: dict[int, tuple[str, bool]] = {
@@ -300,12 +306,7 @@ class Transfer:
         return True
 
     def _begin(self, status: int, head: bytes) -> bool:
-        headers = HTTPHeaderDict(field_pairs(head))
-        is_coded = bool(transfer_codings(headers.get("transfer-encoding", "")))
-        length = None if is_coded else content_length(headers)
-        headers.discard("content-length")
-        if length is not None:
-            headers["content-length"] = str(length)
+        headers, length = _read_head(head)
         self.waits.head_came(self._clock())
         if self._response is not None:
             if self._file is not None and self._file.is_rest(self._received_before, status, headers, length):
@@ -327,10 +328,12 @@ class Transfer:
         response.check_length()
         if objection := unreadable(headers):
             raise RequestFailed("unsupported-format", objection)
-        self._is_compressed = bool(content_codings(headers))
+        self._is_compressed = status not in _BODILESS and bool(content_codings(headers))
         return True
 
     def _take_data(self, data: bytes) -> bool:
+        if self._response is None:
+            raise RequestFailed("connect", "bytes before the head")  # after a change of the protocol
         self._received += len(data)
         self._driver.held_bytes += len(data)
         self._body_left -= len(data)
@@ -355,7 +358,8 @@ class Transfer:
         response = self._response
         if response is None or not self._has_head:
             return False
-        left = int(response.headers.get("content-length", 0)) - self.received
+        length = 0 if response.status in _BODILESS else int(response.headers.get("content-length", 0))
+        left = length - self.received
         self._is_draining = left <= DRAINABLE
         self._body_left = DRAINABLE
         self._deadline = min(self._deadline, self._clock() + DRAIN_SECONDS)
@@ -438,3 +442,16 @@ class Transfer:
         self._send(self._file.range_from(self._received_before))
         self._driver.perform(self)
         return True
+
+
+def _read_head(head: bytes) -> tuple[HTTPHeaderDict, int | None]:
+    """Return the headers, with a length only if that is valid, and the length of the body, or None if it is unknown."""
+    if _SPACED_FRAMING.search(head):
+        raise UnreadableHead("connect", "a length that libcurl does not see")
+    headers = HTTPHeaderDict(field_pairs(head))
+    is_coded = bool(transfer_codings(headers.get("transfer-encoding", "")))
+    length = None if is_coded else content_length(headers)
+    headers.discard("content-length")
+    if length is not None:
+        headers["content-length"] = str(length)
+    return headers, length

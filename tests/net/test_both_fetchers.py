@@ -162,6 +162,13 @@ RESPONSES: dict[str, bytes] = {
     "404": body(b"Content-Length: 4", content=b"gone", status=b"HTTP/1.1 404 Not Found"),
     "304": body(b'ETag: "a"', content=b"", status=b"HTTP/1.1 304 Not Modified"),
     "204 with a length": body(b"Content-Length: 0", content=b"", status=b"HTTP/1.1 204 No Content"),
+    "204 with a coding": body(
+        b"Content-Encoding: gzip", b"Content-Length: 40", content=b"", status=b"HTTP/1.1 204 No Content"
+    ),
+    "304 with a coding": body(
+        b"Content-Encoding: gzip", b"Content-Length: 40", content=b"", status=b"HTTP/1.1 304 Not Modified"
+    ),
+    "another protocol": body(b"Upgrade: x", status=b"HTTP/1.1 101 Switching Protocols"),
     "status 299": body(b"Content-Length: 7", status=b"HTTP/1.1 299 Odd"),
 }
 #: Heads that libcurl refuses as a whole, for a line that browsers skip, for a coding, or for a second target.
@@ -171,6 +178,8 @@ REFUSED: dict[str, bytes] = {
     "no colon": body(b"not a header", b"Content-Length: 7"),
     "two lengths": body(b"Content-Length: 7", b"Content-Length: 5"),
     "length that is none": body(b"Content-Length: seven", b"Connection: close"),
+    "blank before the colon": body(b"Content-Length : 7", content=b"picture and more"),
+    "coding with a blank before the colon": body(b"Transfer-Encoding\t: chunked", content=b"0\r\n\r\n"),
     "NUL": body(b"X: a\0b", b"Content-Length: 7"),
 }
 

@@ -220,6 +220,14 @@ def test_a_short_body_that_is_not_wanted_leaves_the_connection_usable(fetch: Cur
         assert server.connections == 1
 
 
+def test_the_length_of_an_unchanged_file_leaves_the_connection_usable(fetch: Curl) -> None:
+    """A response 304 may announce the length of the file, and has no body (RFC 9110 §8.6)."""
+    with serving(lambda peer: peer.send(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5000000\r\n\r\n")) as server:
+        for _ in range(3):
+            fetch.get(server.url, wants_body=False)
+        assert server.connections == 1
+
+
 def test_a_long_body_that_is_not_wanted_is_not_read(fetch: Curl) -> None:
     def long(peer: Peer) -> None:
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
