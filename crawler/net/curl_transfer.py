@@ -293,6 +293,8 @@ class Transfer:
         if self._has_head:
             return True
         if line in (b"\r\n", b"\n"):
+            if not self._lines:
+                raise RequestFailed("connect", "a head without a status")
             status = int(self._lines[0].split(None, 2)[1])
             head = b"".join(self._lines[1:])
             self._lines = []

@@ -168,6 +168,7 @@ RESPONSES: dict[str, bytes] = {
     "304 with a coding": body(
         b"Content-Encoding: gzip", b"Content-Length: 40", content=b"", status=b"HTTP/1.1 304 Not Modified"
     ),
+    "blank line first": b"\r\n" + body(b"Content-Length: 7"),
     "another protocol": body(b"Upgrade: x", status=b"HTTP/1.1 101 Switching Protocols"),
     "status 299": body(b"Content-Length: 7", status=b"HTTP/1.1 299 Odd"),
 }
