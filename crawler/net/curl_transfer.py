@@ -27,7 +27,7 @@ from crawler.net.response_body import (
     resumable_file,
     unreadable,
 )
-from crawler.net.response_head import MAX_LINES, content_length, field_pairs, transfer_codings
+from crawler.net.response_head import FRAMING_FIELDS, MAX_LINES, content_length, field_pairs, transfer_codings
 from crawler.urls import host_and_port
 
 _log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ _REFUSE = 0
 
 #: Status codes of responses without a body, also if they announce its length.
 _BODILESS = frozenset({204, 304})
+#: A usual status line (RFC 9112 §4). Others are left to requests, which reads some of them.
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}[ \r\n]")
 #: A header that frames the body, with a blank before its colon: browsers read it, and libcurl does not.
 _SPACED_FRAMING = re.compile(rb"^(?:content-length|transfer-encoding)[ \t]+:", re.IGNORECASE | re.MULTILINE)
 
@@ -55,6 +57,8 @@ _FAILURES: dict[int, tuple[str, bool]] = {
     pycurl.E_SSL_ISSUER_ERROR: ("tls", False),
     pycurl.E_URL_MALFORMAT: ("bad-url", False),
 }
+#: More header lines than libcurl takes, those of trailers included. pycurl has no name for it.
+_E_TOO_LARGE = 100
 #: Error codes of a head that libcurl does not read.
 _UNREAD = frozenset({pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_FTP_WEIRD_SERVER_REPLY, pycurl.E_BAD_CONTENT_ENCODING})
 #: Error codes of a connection that could not be made.
@@ -144,6 +148,59 @@ class Waits:
         return None
 
 
+class HeadReader:
+    """The head of one response, line by line. Attributes are set once `take` has returned True."""
+
+    status: int
+    headers: HTTPHeaderDict
+    #: Announced bytes of the body; None: unknown.
+    length: int | None
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+        self.is_complete = False
+        #: Bytes so far, those of trailers behind the body included.
+        self.received = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a part of the head has come."""
+        return bool(self._lines)
+
+    def take(self, line: bytes) -> bool:
+        """Take a line; return whether it ends the head. Raise `RequestFailed`, or `UnreadableHead`."""
+        self.received += len(line)
+        if self.received > MAX_HEADER_BYTES:
+            raise RequestFailed("too-large", f"headers of more than {MAX_HEADER_BYTES} bytes")
+        if self.is_complete:
+            return False
+        if not self._lines and not _STATUS_LINE.match(line):
+            raise UnreadableHead("connect", "no usual status line")
+        if line not in (b"\r\n", b"\n"):
+            self._lines.append(line)
+            if len(self._lines) > MAX_LINES + 1:
+                raise RequestFailed("too-large", f"headers of more than {MAX_LINES} lines")
+            return False
+        lines, self._lines = self._lines, []
+        self.status = int(lines[0][9:12])
+        if self.status < 200:  # the final response follows
+            return False
+        self.is_complete = True
+        self.headers, self.length = _read_head(b"".join(lines[1:]))
+        if self.status in _BODILESS:
+            self.length = None
+        return True
+
+    def forbids_reuse(self, *, is_conditional: bool) -> bool:
+        """Whether a response announces a body that it must not have, which could become the start of the next response.
+
+        The answer to a conditional request may state the length of what it confirms (RFC 9110 §8.6).
+        """
+        is_confirmation = self.status == 304 and is_conditional
+        announces = not FRAMING_FIELDS.isdisjoint(name.lower() for name in self.headers)
+        return self.status in _BODILESS and announces and not is_confirmation
+
+
 class Transfer:
     """A handle of libcurl, which serves one request after the other. The loop's thread calls every method.
 
@@ -157,7 +214,9 @@ class Transfer:
     def __init__(
         self, driver: Driver, options: Mapping[int, Any], *, has_proxy: bool, clock: Callable[[], float]
     ) -> None:
-        self._driver, self._has_proxy, self._clock = driver, has_proxy, clock
+        self._driver, self._clock = driver, clock
+        #: The part that is down if there is no connection.
+        self._far_end = "resolver" if has_proxy else "host"
         self.easy = easy = pycurl.Curl()
         for option, value in options.items():
             easy.setopt(option, value)
@@ -186,8 +245,6 @@ class Transfer:
         self._body_left = FRAMING * receiver.conditions.max_bytes + MAX_HEADER_BYTES
         #: Whether the outcome is decided, and whether the rest of the body is read nevertheless.
         self._is_decided = self._is_draining = False
-        self._lines: list[bytes] = []
-        self._has_head = False
         self.error = None
 
     def prepare(self) -> None:
@@ -208,10 +265,9 @@ class Transfer:
         headers = {**self._headers, **further}
         # Latin-1, as responses are read: a tag that the server has sent goes back with the same bytes.
         self.easy.setopt(pycurl.HTTPHEADER, [f"{name}: {value}".encode("latin-1") for name, value in headers.items()])
-        self._lines = []
-        self._head_bytes = 0
-        self._has_head = False
+        self._head = HeadReader()
         self._received = 0
+        self._tries_left = 2
 
     @property
     def received(self) -> int:
@@ -258,8 +314,13 @@ class Transfer:
         return self._drains()
 
     def _on_connected(self, *addresses: object) -> int:
+        """Permit the request, once more if the server closes a kept connection without an answer (RFC 9112 §9.3.1)."""
         self.waits.connected(self._clock())
         self.close()
+        self._tries_left -= 1
+        if self._tries_left < 0:
+            self.error = RequestFailed("connect", "connections end without an answer", retryable=True)
+            return pycurl.PREREQFUNC_ABORT
         return pycurl.PREREQFUNC_OK
 
     def _open_socket(self, purpose: int, address: Any) -> Any:
@@ -286,32 +347,13 @@ class Transfer:
     # head and body ------------------------------------------------------------------------------------------------
 
     def _take_line(self, line: bytes) -> bool:
-        """Take a line of the head, or of the trailers behind the body, which are only counted."""
-        self._head_bytes += len(line)
-        if self._head_bytes > MAX_HEADER_BYTES:
-            raise RequestFailed("too-large", f"headers of more than {MAX_HEADER_BYTES} bytes")
-        if self._has_head:
-            return True
-        if line in (b"\r\n", b"\n"):
-            if not self._lines:
-                raise RequestFailed("connect", "a head without a status")
-            status = int(self._lines[0].split(None, 2)[1])
-            head = b"".join(self._lines[1:])
-            self._lines = []
-            if status >= 200:
-                self._has_head = True
-                return self._begin(status, head)
-            return True
-        self._lines.append(line)
-        if len(self._lines) > MAX_LINES + 1:
-            raise RequestFailed("too-large", f"headers of more than {MAX_LINES} lines")
-        return True
+        return self._begin(self._head) if self._head.take(line) else True
 
-    def _begin(self, status: int, head: bytes) -> bool:
-        headers, length = _read_head(head)
+    def _begin(self, head: HeadReader) -> bool:
+        status, headers = head.status, head.headers
         self.waits.head_came(self._clock())
         if self._response is not None:
-            if self._file is not None and self._file.is_rest(self._received_before, status, headers, length):
+            if self._file is not None and self._file.is_rest(self._received_before, status, headers, head.length):
                 return True
             raise RequestFailed("truncated", f"response {status} is not the requested part", retryable=True)
         self._response = response = Response(
@@ -323,14 +365,16 @@ class Transfer:
             started=self._started,
             clock=self._clock,
         )
-        self._file = resumable_file(status, headers, length)
+        self._file = resumable_file(status, headers, head.length)
         self._driver.headers.cookies.learn(self._request, response)
         if not self._receiver.begin(response):
             return self._drains()
         response.check_length()
         if objection := unreadable(headers):
             raise RequestFailed("unsupported-format", objection)
-        self._is_compressed = status not in _BODILESS and bool(content_codings(headers))
+        if status in _BODILESS:
+            return self._drains()
+        self._is_compressed = bool(content_codings(headers))
         return True
 
     def _take_data(self, data: bytes) -> bool:
@@ -358,7 +402,9 @@ class Transfer:
         """Decide the outcome; return whether the rest of the body is read, so that the connection can be reused."""
         self._is_decided = True
         response = self._response
-        if response is None or not self._has_head:
+        if response is None or not self._head.is_complete:
+            return False
+        if self._head.forbids_reuse(is_conditional=bool(validators(self._receiver.conditions))):
             return False
         length = 0 if response.status in _BODILESS else int(response.headers.get("content-length", 0))
         left = length - self.received
@@ -388,11 +434,13 @@ class Transfer:
         """Return whether the request must end now, for the reason in `error`."""
         if self._is_draining:
             return now >= self._deadline
-        failure = self.waits.failure(now, self._received, self._head_bytes, has_head=self._has_head)
+        failure = self.waits.failure(now, self._received, self._head.received, has_head=self._head.is_complete)
         if now >= self._deadline:
-            part = "body" if self._has_head else "headers"
+            part = "body" if self._head.is_complete else "headers"
             detail = f"{part} not complete after {now - self._started:.3g} s"
-            failure = RequestFailed("timeout", detail, retryable=not self._has_head)  # a slow body will be slow again
+            failure = RequestFailed(
+                "timeout", detail, retryable=not self._head.is_complete
+            )  # a slow body will be slow again
         if failure is None:
             return False
         failure.down = "" if self.waits.is_connected else self._far_end
@@ -401,38 +449,42 @@ class Transfer:
 
     def end(self, code: int, text: str) -> None:
         """Take libcurl's result: finish, or request the rest of a body that broke off."""
-        if self._response is not None:
-            self._response.end()
-        if self._is_decided:
-            pass  # `error` says how
-        elif code != pycurl.E_OK or not self._has_head:
-            self.error = self.error or self._failure(code, text)
-            if isinstance(self.error, RequestFailed) and self.error.reason == "truncated" and self._resumes():
+        try:
+            if self._continues(code, text):
                 return
-        elif self._is_compressed:
-            self.error = None
-            self._driver.in_background(self.decompress, partial(self._driver.finish, self))
-            return
-        else:
-            self.error = None  # an address was refused, and another one accepted the connection
+        except Exception as error:  # noqa: BLE001  # one bad response must not affect the others
+            _log.info("action=fetch url=%s", self._url, exc_info=True)
+            self.error = RequestFailed("internal", type(error).__name__)
         self._driver.finish(self, self.error)
 
+    def _continues(self, code: int, text: str) -> bool:
+        """Set `error`; return whether the request continues, with the rest of its body or with decompression."""
+        if self._response is not None:
+            self._response.end()
+        if self._is_decided:  # `error` says how
+            return False
+        if code == pycurl.E_OK and self._head.is_complete and self._head.length in (None, self._received):
+            self.error = None  # an address may have been refused before another one accepted the connection
+            if self._is_compressed:
+                self._driver.in_background(self.decompress, partial(self._driver.finish, self))
+            return self._is_compressed
+        self.error = self.error or self._failure(code, text)
+        is_cut = isinstance(self.error, RequestFailed) and self.error.reason == "truncated"
+        return is_cut and self._resumes()
+
     def _failure(self, code: int, text: str) -> RequestFailed:
+        if code == _E_TOO_LARGE:
+            return RequestFailed("too-large", text)
         if self._response is not None:
             return RequestFailed("truncated", text, retryable=True)
         if code in _UNREAD:
             return UnreadableHead("connect", text)
-        if self._lines:
+        if self._head.has_begun:
             return RequestFailed("truncated", "the headers break off", retryable=True)
         reason, retryable = _FAILURES.get(code, ("connect", True))
         has_answer = self.waits.is_connected or self.easy.getinfo(pycurl.HTTP_CONNECTCODE)  # of a proxy
         is_down = code in _UNCONNECTED and not has_answer
         return RequestFailed(reason, text, retryable=retryable, down=self._far_end if is_down else "")
-
-    @property
-    def _far_end(self) -> str:
-        """The part that failed if there is no connection."""
-        return "resolver" if self._has_proxy else "host"
 
     def _resumes(self) -> bool:
         """Request the rest of a body that broke off. Return False if that is not possible."""

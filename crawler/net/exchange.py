@@ -104,11 +104,14 @@ class Exchange(io.RawIOBase):
         started: float | None = None,
         *,
         max_bytes: int = sys.maxsize,
+        is_conditional: bool = False,
     ) -> None:
         super().__init__()
         self.started = clock() if started is None else started
         #: Whether the connection was kept alive; and whether it was and no byte of the response has come yet.
         self.was_kept = self.is_reusing = False
+        #: Whether the request is conditional, so that a response 304 is an answer to it.
+        self.is_conditional = is_conditional
         self._limits = limits
         self._clock = clock
         self._deadline = self._total_deadline = self.started + limits.total

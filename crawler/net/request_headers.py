@@ -8,6 +8,8 @@ from crawler.net.fetcher import Conditions
 from crawler.net.referrer import referrer_for
 from crawler.version import __version__
 
+#: Headers of a conditional request that is answered with 304 (RFC 9110 §13.1).
+CONDITIONAL = frozenset({"If-None-Match", "If-Modified-Since"})
 #: Default ``User-Agent`` header.
 USER_AGENT = f"imgcrawler/{__version__}"
 

@@ -34,7 +34,7 @@ from crawler.net.address_guard import Guard
 from crawler.net.cookies import Cookies
 from crawler.net.exchange import NETWORK_ERRORS, Exchange, classify
 from crawler.net.fetcher import Conditions, Response, TransferLimits
-from crawler.net.request_headers import USER_AGENT, RequestHeaders, validators
+from crawler.net.request_headers import CONDITIONAL, USER_AGENT, RequestHeaders, validators
 from crawler.net.response_body import NetworkBody
 from crawler.net.response_head import ResponseHead
 from crawler.urls import host_and_port
@@ -255,7 +255,12 @@ class RequestsFetcher:
 
     def _send(self, url: str, headers: dict[str, str], started: float, max_bytes: int) -> tuple[RawResponse, Exchange]:
         """Send a request. Return the response when its headers are complete, and its exchange."""
-        exchange = Exchange(self._limits, self._clock, started, max_bytes=max_bytes)
+        is_conditional = not CONDITIONAL.isdisjoint(headers)
+
+        def new_exchange() -> Exchange:
+            return Exchange(self._limits, self._clock, started, max_bytes=max_bytes, is_conditional=is_conditional)
+
+        exchange = new_exchange()
         try:
             return self._exchange(exchange, url, headers), exchange
         except RequestFailed as error:
@@ -264,7 +269,7 @@ class RequestsFetcher:
             is_leftover = exchange.was_kept and not error.retryable
             if error.reason != "connect" or not (exchange.is_reusing or is_leftover):
                 raise
-            exchange = Exchange(self._limits, self._clock, started, max_bytes=max_bytes)
+            exchange = new_exchange()
             return self._exchange(exchange, url, headers), exchange
 
     def _exchange(self, exchange: Exchange, url: str, headers: dict[str, str]) -> RawResponse:

@@ -28,6 +28,8 @@ _REPLACEMENTS = str.maketrans("\r\0", "  ")
 _SINGLE = frozenset({"content-length", "date", "etag", "last-modified", "location", "retry-after"})
 #: The transfer codings of IANA's registry except ``identity``. Browsers ignore other words, such as ``binary``.
 _CODINGS = frozenset({"chunked", "compress", "deflate", "gzip", "x-compress", "x-gzip"})
+#: Fields that announce a body.
+FRAMING_FIELDS = frozenset({"content-length", "transfer-encoding"})
 #: Python converts at most 4,300 digits to an int.
 _LENGTH = re.compile(r"[0-9]{1,4000}")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?\r?\n")
@@ -74,14 +76,19 @@ class ResponseHead(http.client.HTTPResponse):
         """Decide where the body ends, and whether another response can follow."""
         codings = transfer_codings(", ".join(self.headers.get_all("transfer-encoding", [])))
         has_length = "content-length" in self.headers
+        has_framing = has_length or "transfer-encoding" in self.headers
         self.chunked, self.chunk_left = "chunked" in codings, None
         self.length = None if codings else content_length(self.headers)
         del self.headers["content-length"]  # other code would parse its original text differently
         if self.length is not None:
             self.headers["content-length"] = str(self.length)
+        closes: bool = self._check_close()  # type: ignore[attr-defined]  # of http.client
         if self.status in (204, 304):
             self.chunked, self.length = False, 0
-        closes: bool = self._check_close()  # type: ignore[attr-defined]  # of http.client
+            # If a body comes nevertheless, it must not become the start of the next response. The answer to a
+            # conditional request may state the length of what it confirms (RFC 9110 §8.6).
+            is_confirmation = self.status == 304 and self._exchange.is_conditional
+            closes = closes or (has_framing and not is_confirmation)
         # With two lengths (chunks and Content-Length), the start of the next response is uncertain.
         self.will_close = closes or (has_length if self.chunked else self.length is None)
 

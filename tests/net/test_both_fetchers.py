@@ -9,6 +9,7 @@ import ssl
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,24 @@ IMAGE = Conditions(accept="image/*", max_bytes=2**20)
 Result = tuple[Any, ...]
 
 
+@dataclass(frozen=True)
+class Route:
+    """What a request may use on its way: trusted certificates, a proxy, and cookies."""
+
+    trust: Path | None = None
+    proxy: str = ""
+    cookies: Cookies | None = None
+
+
+DIRECT = Route()
+
+
 def by_requests(
-    url: str,
-    limits: TransferLimits,
-    conditions: Conditions,
-    *,
-    trust: Path | None = None,
-    proxy: str = "",
-    cookies: Cookies | None = None,
-    **fields: Any,
+    url: str, limits: TransferLimits, conditions: Conditions, route: Route = DIRECT, **fields: Any
 ) -> Result:
-    context = ssl.create_default_context(cafile=trust) if trust else None
-    options: dict[str, Any] = {"contact": "me@a.example", "tls": context, "proxy": proxy, "cookies": cookies}
+    options: dict[str, Any] = {"contact": "me@a.example", "proxy": route.proxy, "cookies": route.cookies}
+    if route.trust:
+        options["tls"] = ssl.create_default_context(cafile=route.trust)
     fetcher = RequestsFetcher(limits, "test/1.0", guard=Guard(allow_private=True), **options)
     try:
         with contextlib.closing(fetcher), fetcher.fetch(Request(url=url, **fields), conditions) as response:
@@ -59,18 +66,9 @@ def by_requests(
         return error.reason, error.retryable, error.down
 
 
-def by_curl(
-    url: str,
-    limits: TransferLimits,
-    conditions: Conditions,
-    *,
-    trust: Path | None = None,
-    proxy: str = "",
-    cookies: Cookies | None = None,
-    **fields: Any,
-) -> Result:
-    options: dict[str, Any] = {"proxy": proxy} | ({"ca_bundle": str(trust)} if trust else {})
-    with curl(limits, RequestHeaders("test/1.0", "me@a.example", cookies), **options) as fetch:
+def by_curl(url: str, limits: TransferLimits, conditions: Conditions, route: Route = DIRECT, **fields: Any) -> Result:
+    options: dict[str, Any] = {"proxy": route.proxy} | ({"ca_bundle": str(route.trust)} if route.trust else {})
+    with curl(limits, RequestHeaders("test/1.0", "me@a.example", route.cookies), **options) as fetch:
         try:
             kept = fetch.get(url, conditions, **fields)
         except UnreadableHead:
@@ -168,20 +166,39 @@ RESPONSES: dict[str, bytes] = {
     "304 with a coding": body(
         b"Content-Encoding: gzip", b"Content-Length: 40", content=b"", status=b"HTTP/1.1 304 Not Modified"
     ),
-    "blank line first": b"\r\n" + body(b"Content-Length: 7"),
     "another protocol": body(b"Upgrade: x", status=b"HTTP/1.1 101 Switching Protocols"),
     "status 299": body(b"Content-Length: 7", status=b"HTTP/1.1 299 Odd"),
+    "early hints": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + body(b"Content-Length: 7"),
+    "huge length that breaks off": body(b"Content-Length: 99999999999999999999999"),
+    "length of zeros": body(b"Content-Length: 0000007"),
+    "negative chunk": body(b"Transfer-Encoding: chunked", content=b"-7\r\npicture\r\n0\r\n\r\n"),
+    "chunk size of 20 digits": body(b"Transfer-Encoding: chunked", content=b"1" * 20 + b"\r\npicture"),
+    "chunks and a length": body(
+        b"Transfer-Encoding: chunked", b"Content-Length: 3", content=b"7\r\npicture\r\n0\r\n\r\n"
+    ),
+    "identity": body(b"Transfer-Encoding: identity", b"Content-Length: 7"),
+    "part without a request for it": body(
+        b"Content-Range: bytes 0-6/100", b"Content-Length: 7", status=b"HTTP/1.1 206 Partial Content"
+    ),
 }
-#: Heads that libcurl refuses as a whole, for a line that browsers skip, for a coding, or for a second target.
-REFUSED: dict[str, bytes] = {
-    "compressed transfer": body(b"Transfer-Encoding: gzip, chunked", content=b"7\r\npicture\r\n0\r\n\r\n"),
-    "two targets": body(b"Location: /a", b"Location: /b", status=b"HTTP/1.1 302 Found"),
-    "no colon": body(b"not a header", b"Content-Length: 7"),
-    "two lengths": body(b"Content-Length: 7", b"Content-Length: 5"),
-    "length that is none": body(b"Content-Length: seven", b"Connection: close"),
-    "blank before the colon": body(b"Content-Length : 7", content=b"picture and more"),
-    "coding with a blank before the colon": body(b"Transfer-Encoding\t: chunked", content=b"0\r\n\r\n"),
-    "NUL": body(b"X: a\0b", b"Content-Length: 7"),
+#: Heads that are not read with libcurl: for their first line, a line that browsers skip, a coding, or a second target.
+#: With each, the status or the reason that requests makes of it.
+REFUSED: dict[str, tuple[bytes, int | str]] = {
+    "compressed transfer": (
+        body(b"Transfer-Encoding: gzip, chunked", content=b"7\r\npicture\r\n0\r\n\r\n"),
+        "unsupported-format",
+    ),
+    "two targets": (body(b"Location: /a", b"Location: /b", status=b"HTTP/1.1 302 Found"), 302),
+    "no colon": (body(b"not a header", b"Content-Length: 7"), 200),
+    "two lengths": (body(b"Content-Length: 7", b"Content-Length: 5"), "connect"),
+    "empty lengths": (body(b"Content-Length: ,7,", b"Connection: close"), 200),
+    "length in words": (body(b"Content-Length: seven", b"Connection: close"), 200),
+    "blank before the colon": (body(b"Content-Length : 7", content=b"picture and more"), 200),
+    "coding with a blank before the colon": (body(b"Transfer-Encoding\t: chunked", content=b"0\r\n\r\n"), 200),
+    "NUL": (body(b"X: a\0b", b"Content-Length: 7"), 200),
+    "blank line first": (b"\r\n" + body(b"Content-Length: 7"), "connect"),
+    "status of four digits": (body(b"Content-Length: 7", status=b"HTTP/1.1 1000 Odd"), "connect"),
+    "version 2": (body(b"Content-Length: 7", status=b"HTTP/2.0 200 OK"), "connect"),
 }
 
 
@@ -193,8 +210,15 @@ def test_a_response_is_read_in_the_same_way(name: str) -> None:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_head_that_libcurl_refuses_is_left_to_the_other_fetcher(name: str) -> None:
-    _, found = both(lambda: raw(REFUSED[name]), CALM)
-    assert found == ("unreadable",)
+    data, meaning = REFUSED[name]
+    result, found = both(lambda: raw(data), CALM)
+    assert found == ("unreadable",) and result[0] == meaning
+
+
+def test_the_end_of_a_chunked_body_without_its_last_line_is_whole_for_requests_alone() -> None:
+    unended = raw(body(b"Transfer-Encoding: chunked", content=b"7\r\npicture\r\n0\r\n"))
+    expected, found = both(lambda: unended, CALM)
+    assert expected[::2] == (200, b"picture") and found == ("truncated", True, "")
 
 
 # --- resumption
@@ -287,9 +311,13 @@ def test_nothing_is_read_from_the_environment(
 ) -> None:
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
     monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".curlrc").write_text("user-agent = other\n")
+    monkeypatch.setenv("CURL_HOME", str(tmp_path))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert not any(line.startswith(b"Authorization") for line in seen(fetch, "", IMAGE))
+    lines = seen(fetch, "", IMAGE)
+    assert b"GET / HTTP/1.1" in lines and b"User-Agent: test/1.0" in lines
+    assert not any(line.startswith(b"Authorization") for line in lines)
 
 
 # --- TLS and proxies
@@ -310,8 +338,8 @@ def secure(tmp_path: Path) -> Iterator[tuple[Server, Path]]:
 def test_certificates_are_judged_in_the_same_way(secure: tuple[Server, Path], host: str, is_trusted: bool) -> None:
     server, path = secure
     url, trust = f"https://{host}:{server.port}/", path if is_trusted else None
-    expected = by_requests(url, CALM, IMAGE, trust=trust)
-    assert by_curl(url, CALM, IMAGE, trust=trust) == expected
+    expected = by_requests(url, CALM, IMAGE, Route(trust))
+    assert by_curl(url, CALM, IMAGE, Route(trust)) == expected
     assert expected[0] == (200 if is_trusted and host == "127.0.0.1" else "tls")
 
 
@@ -366,7 +394,7 @@ def test_a_tunnel_through_a_proxy_has_the_same_result(secure: tuple[Server, Path
         with serving(answers(b"")) as proxy:
             proxy.talk = tunnel(heads, status)
             own = f"http://me:p%40ss@127.0.0.1:{proxy.port}/"
-            results.append(fetch(f"https://127.0.0.1:{server.port}/", CALM, IMAGE, trust=path, proxy=own))
+            results.append(fetch(f"https://127.0.0.1:{server.port}/", CALM, IMAGE, Route(path, own)))
         lines = heads[0].lower().replace(b"http/1.0", b"http/1.1").split(b"\r\n")
         sent.append([line for line in lines if line.startswith((b"connect", b"proxy-authorization"))])
     assert results[1] == results[0]
@@ -379,7 +407,9 @@ def test_a_cookie_of_the_user_with_other_letters_has_the_same_result(tmp_path: P
     line = f"127.0.0.1\tFALSE\t/\tFALSE\t0\tcity\t{value}\n"
     file.write_text(f"# Netscape HTTP Cookie File\n{line}", errors="replace")  # in the encoding that the jar reads
     with serving(answers(b"ok")) as server:
-        expected, found = (fetch(server.url, CALM, IMAGE, cookies=Cookies(file)) for fetch in (by_requests, by_curl))
+        expected, found = (
+            fetch(server.url, CALM, IMAGE, Route(cookies=Cookies(file))) for fetch in (by_requests, by_curl)
+        )
     assert found == expected
 
 
@@ -390,7 +420,7 @@ def test_a_proxy_sees_the_same_request() -> None:
         with serving(answers(b"")) as proxy:
             proxy.talk = tunnel(heads, b"204 No Content")
             own = f"http://me:p%40ss@127.0.0.1:{proxy.port}/"
-            assert fetch("http://a.example/x//y?z", CALM, IMAGE, proxy=own)[0] == 204
+            assert fetch("http://a.example/x//y?z", CALM, IMAGE, Route(proxy=own))[0] == 204
         sent.append({*heads[0].lower().split(b"\r\n")} - {b"connection: keep-alive", b"proxy-connection: keep-alive"})
     assert sent[1] == sent[0] and b"get http://a.example/x//y?z http/1.1" in sent[0]
 
@@ -399,4 +429,4 @@ def test_a_proxy_that_is_down_is_a_fault_of_this_machine() -> None:
     with serving(answers(b"")) as proxy:
         own = f"http://127.0.0.1:{proxy.port}/"
     for fetch in (by_requests, by_curl):
-        assert fetch("http://a.example/", CALM, IMAGE, proxy=own) == ("connect", True, "resolver")
+        assert fetch("http://a.example/", CALM, IMAGE, Route(proxy=own)) == ("connect", True, "resolver")

@@ -213,6 +213,27 @@ def test_a_refusal_ends_the_fetch_and_no_other(fetch: Curl, where: str, error: E
         assert fetch.get(server.url).body == b"picture"
 
 
+def test_a_request_goes_over_at_most_two_connections_that_end_without_an_answer(fetch: Curl) -> None:
+    together, is_later = threading.Barrier(4), threading.Event()
+    late = []
+
+    def script(peer: Peer) -> None:
+        if not is_later.is_set():
+            together.wait(PATIENCE)
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        else:
+            late.append(peer)
+            peer.stop()
+
+    with serving(script) as server:
+        first = [fetch.start(server.url) for _ in range(4)]
+        assert all(kept.ended.wait(PATIENCE) for kept in first) and server.connections == 4
+        is_later.set()
+        error = failure(fetch, server.url)
+        assert (error.reason, error.retryable, error.down) == ("connect", True, "")
+        assert len(late) == 2
+
+
 def test_a_short_body_that_is_not_wanted_leaves_the_connection_usable(fetch: Curl) -> None:
     with serving(answers(b"x" * 1_000)) as server:
         assert fetch.get(server.url, wants_body=False).body == b""
@@ -221,11 +242,23 @@ def test_a_short_body_that_is_not_wanted_leaves_the_connection_usable(fetch: Cur
 
 
 def test_the_length_of_an_unchanged_file_leaves_the_connection_usable(fetch: Curl) -> None:
-    """A response 304 may announce the length of the file, and has no body (RFC 9110 §8.6)."""
+    """The answer to a conditional request may state the length of the file, and has no body (RFC 9110 §8.6)."""
     with serving(lambda peer: peer.send(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5000000\r\n\r\n")) as server:
         for _ in range(3):
-            fetch.get(server.url, wants_body=False)
+            fetch.get(server.url, Conditions(max_bytes=9_999_999, etag='"a"'), wants_body=False)
         assert server.connections == 1
+
+
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+@pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked", b"Content-Length: 2"])
+@pytest.mark.parametrize("wants_body", [True, False])
+def test_a_body_that_must_not_come_never_becomes_the_next_response(
+    fetch: Curl, status: bytes, framing: bytes, wants_body: bool
+) -> None:
+    data = b"HTTP/1.1 " + status + b"\r\n" + framing + b"\r\n\r\n"
+    with serving(lambda peer: peer.send(data)) as server:
+        assert [fetch.get(server.url, wants_body=wants_body).body for _ in range(2)] == [b"", b""]
+        assert server.connections == 2
 
 
 def test_a_long_body_that_is_not_wanted_is_not_read(fetch: Curl) -> None:

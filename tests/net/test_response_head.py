@@ -243,9 +243,22 @@ def test_equal_lengths_are_accepted_and_invalid_ones_refused() -> None:
 
 
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
-def test_a_response_without_a_body_has_no_chunks(status: bytes) -> None:
-    data = b"HTTP/1.1 " + status + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
-    assert bodies(lambda peer: peer.send(data)) == ([b"", b""], 1)
+@pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked", b"Content-Length: 2"])
+def test_a_body_that_must_not_come_is_neither_read_nor_the_next_response(status: bytes, framing: bytes) -> None:
+    data = b"HTTP/1.1 " + status + b"\r\n" + framing + b"\r\n\r\n"
+    assert bodies(lambda peer: peer.send(data)) == ([b"", b""], 2)
+
+
+def test_the_length_of_an_unchanged_file_leaves_the_connection_usable() -> None:
+    """The answer to a conditional request may state the length of the file, and has no body (RFC 9110 §8.6)."""
+    with (
+        serving(lambda peer: peer.send(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5000\r\n\r\n")) as server,
+        contextlib.closing(RequestsFetcher(QUICK, "test/1.0")) as fetcher,
+    ):
+        for _ in range(2):
+            with fetcher.fetch(Request(url=server.url), Conditions(etag='"a"')) as response:
+                assert response.status == 304
+        assert server.connections == 1
 
 
 # --- after the body

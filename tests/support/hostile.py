@@ -81,6 +81,33 @@ class Endpoint(NamedTuple):
     #: Maximum duration of the last attempt, seconds.
     seconds: float = 6.0
 
+    def with_libcurl(self) -> "Endpoint":
+        """Return what to expect of a downloader process, which uses libcurl."""
+        if self.path in UNREADABLE:
+            return self._replace(requests=2, most=(self.most or self.requests) + 1)
+        reason, requests = DIFFERENT.get(self.path, (self.reason, self.requests))
+        return self._replace(reason=reason, requests=requests)
+
+
+#: Responses whose head is not read with libcurl: they are requested once more, with requests.
+UNREADABLE = frozenset(
+    {
+        "/odd-headers.png",
+        "/header-in-a-header.png",
+        "/nul-header.png",
+        "/odd-cookies.png",
+        "/no-http.png",
+        "/http-3.png",
+        "/shoutcast.png",
+        "/no-status.png",
+        "/status-99.png",
+        "/two-lengths.png",
+    }
+)
+#: Reason and number of requests that differ with libcurl: it refuses such a chunk size, and does not count extensions,
+#: of which so many come here that the first bytes of the body are read soon.
+DIFFERENT = {"/huge-chunk.png": ("truncated", 5), "/endless-extensions.png": ("not-an-image", 1)}
+
 
 #: Data that begins like a picture, so that it is read on.
 _BEGINNING = png_of(png_header(8, 8))[:33]

@@ -40,20 +40,22 @@ class Crawled(NamedTuple):
     log: list[Seen]
     summary: Summary
     output: Path
+    has_process: bool
     #: By path on the main host, and by name of the other hosts.
     records: dict[str, ImageRecord]
 
 
-@pytest.fixture(scope="module")
-def crawled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crawled]:
-    """Crawl all of it once, with short timeouts."""
+@pytest.fixture(scope="module", params=[0, 1], ids=["threads", "process"])
+def crawled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crawled]:
+    """Crawl all of it once with each kind of downloader, with short timeouts."""
     output = tmp_path_factory.mktemp("hostile") / "out"
     with serving() as web:
         summary = crawler.run(
             web.url("main", "/index.html"),
             output,
             depth=0,
-            threads=24,
+            workers=request.param,
+            connections=24,
             patience=10,
             connect_timeout=5,
             first_byte_timeout=3,
@@ -71,7 +73,7 @@ def crawled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crawled]:
         for record in manifest_of(output):
             host, path = re.fullmatch(r"http://([^/]+)(/.*)", record.url).groups()  # type: ignore[union-attr]
             records[path if names[host] == "main" else names[host]] = record
-        yield Crawled(web, web.log, summary, output, records)
+        yield Crawled(web, web.log, summary, output, bool(request.param), records)
 
 
 def asked(crawled: Crawled, host: str, path: str) -> list[Seen]:
@@ -80,6 +82,7 @@ def asked(crawled: Crawled, host: str, path: str) -> list[Seen]:
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.path)
 def test_each_endpoint_ends_as_expected(crawled: Crawled, endpoint: Endpoint) -> None:
+    endpoint = endpoint.with_libcurl() if crawled.has_process else endpoint
     record = crawled.records[endpoint.path]
     visits = len(asked(crawled, "main", endpoint.path))
     assert (record.status, record.reason) == ("failed" if endpoint.reason else "success", endpoint.reason)
