@@ -132,7 +132,7 @@ class HostScheduler:
             gap=gap,
             latency=host.health.latency,
             free_turns=free_turns,
-            is_shared=most_turns > 1,
+            most_turns=most_turns,
         )
         rows = dict(_pop_first(origins, kind) for _ in range(size))
         self.hosts.update(host)

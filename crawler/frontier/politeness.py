@@ -37,8 +37,8 @@ _SLOW_ATTEMPTS = 2
 _ROBOTS_ATTEMPTS = 4
 
 
-#: Seconds of a turn whose host other workers may visit at the same time.
-_SHARED_TURN_SECONDS = 1.0
+#: Least seconds of a turn whose host may have several at a time, if enough waits.
+_MOMENT = 0.25
 
 
 class Policy(Struct, frozen=True, kw_only=True):
@@ -87,13 +87,17 @@ def turns(policy: Policy, host: str, gap: float) -> int:
     return 16 if is_loopback(host) else 1
 
 
-def turn_size(waiting: int, *, asked: int, gap: float, latency: float, free_turns: int, is_shared: bool = False) -> int:
+def turn_size(waiting: int, *, asked: int, gap: float, latency: float, free_turns: int, most_turns: int = 1) -> int:
     """Return the size of the next turn of a host: requests for ten seconds, or the free turns' equal shares if less.
 
-    Where several workers may visit the host (``is_shared``), it is for one second: the work is shared out often.
+    If the host may have several turns at a time (``most_turns``), a turn is half of an equal share of what waits, and
+    at least for a moment: turns become short towards the end, so that all workers end together.
     """
-    pace, seconds = max(gap, latency), _SHARED_TURN_SECONDS if is_shared else TURN_SECONDS
-    timely = int(min(asked, seconds / pace)) if pace > 0 else asked
+    pace = max(gap, latency)
+    timely = int(min(asked, TURN_SECONDS / pace)) if pace > 0 else asked
+    if most_turns > 1:
+        moment = int(min(asked, _MOMENT / pace)) if pace > 0 else asked
+        timely = min(timely, max(moment, waiting // (2 * most_turns)))
     share = -(-waiting // max(1, free_turns))
     return max(1, min(asked, timely, share))
 

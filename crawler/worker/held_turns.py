@@ -4,6 +4,7 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from crawler.frontier.base import SILENCE
@@ -110,6 +111,8 @@ class HeldTurns:
         self.events: queue.SimpleQueue[Outcome | EndedTurn | None] = queue.SimpleQueue()
         #: Set when an event must be reported at once: others wait for it, or no further one is to come.
         self.urgent = threading.Event()
+        #: Ended turns that may be reported before their last outcomes; None only wakes the thread that reports them.
+        self._freed: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         #: Number of turns that the runner carries out.
         self.busy = 0
         self.lease, self.clock, self._margin = lease, clock, margin
@@ -141,17 +144,32 @@ class HeldTurns:
 
     def end(self, held: HeldTurn) -> None:
         """Record that the last response of a turn is complete."""
-        self.events.put(EndedTurn(held.turn.id))
         with self.changed:
             self.busy -= 1
+            if held.turn.gap or held.is_over:
+                # The outcomes come first: they may say that the host needs a pause.
+                self.events.put(EndedTurn(held.turn.id))
+            else:
+                self._freed.put(held.turn.id)
             if held.turn.gap or not self.busy:
                 self.urgent.set()  # the host's next turn starts a gap after this end; or the worker is idle
             self.changed.notify_all()
 
+    def take_freed(self, seconds: float = 0.0) -> list[str]:
+        """Return the ended turns that may be reported before their last outcomes; wait up to ``seconds`` for one."""
+        freed: list[str] = []
+        with suppress(queue.Empty):
+            turn = self._freed.get(timeout=seconds) if seconds > 0 else self._freed.get_nowait()
+            while turn is not None:
+                freed.append(turn)
+                turn = self._freed.get_nowait()
+        return freed
+
     def wake(self) -> None:
-        """Wake the thread that collects the events; no further one is to come."""
+        """Wake the threads that collect events and ended turns; no further ones are to come."""
         self.urgent.set()
         self.events.put(None)
+        self._freed.put(None)
 
     def note_answer(self, asked_at: float) -> None:
         """Record that the frontier answered a call that began at clock time ``asked_at``."""

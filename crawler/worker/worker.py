@@ -1,8 +1,8 @@
 """The worker: leases turns, handles requests, flushes files and reports outcomes, for pages and images alike.
 
 The caller's thread asks for turns, a `Committer` reports outcomes (it flushes a file before it reports the success),
-and one thread renews the leases. A `Runner` carries out the turns, with threads or in an event loop: each turn one
-request at a time, at the pace that the frontier has set for the host.
+and one thread renews the leases and reports ended turns. A `Runner` carries out the turns, with threads or in an event
+loop: each turn one request at a time, at the pace that the frontier has set for the host.
 """
 
 import logging
@@ -21,10 +21,10 @@ from crawler.store.result_store import ResultStore
 from crawler.worker.committer import Committer
 from crawler.worker.dns_breaker import DnsBreaker
 from crawler.worker.held_turns import NAP, HeldTurn, HeldTurns
-from crawler.worker.lease_renewal import renew_leases
 from crawler.worker.patient_calls import PatientFrontier, PatientStore
 from crawler.worker.runner import Desk, Runner, ThreadRunner
 from crawler.worker.turn import wants_rest
+from crawler.worker.turn_maintenance import maintain_turns
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 _POLL = 1.0
 #: Turns that a worker asks for before it has an outcome.
 _FIRST_TURNS = 4
+#: Most requests of one lease call.
+_MOST_REQUESTS = 256
 #: Seconds for which a busy host that names no time is avoided, until the frontier has decided.
 _AVOID_SECONDS = 1.0
 
@@ -40,7 +42,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     """Settings of one worker; times in seconds."""
 
     threads: int = 16
-    #: Requests per lease call.
+    #: Requests per lease call; more if many turns are free.
     batch: int = 16
     lease: float = 120.0
     #: Longest duration of one request. No request starts when less than this is left of the lease.
@@ -143,10 +145,10 @@ class Worker:
         """
         committer = self.thread("commit", lambda: self._committer.run(self._over, self._stop_requested))
         interval = self._settings.renewal
-        renewer = self.thread(
-            "renew", lambda: renew_leases(self._frontier, self.turns, interval, self._over, self._cut)
+        maintainer = self.thread(
+            "maintain", lambda: maintain_turns(self._frontier, self.turns, interval, self._over, self._cut)
         )
-        for thread in (committer, renewer):
+        for thread in (committer, maintainer):
             thread.start()
         runner = self._new_runner(self)
         state: GrantState = "draining"
@@ -159,6 +161,7 @@ class Worker:
             runner.close()
             self._over.set()
             self.turns.wake()
+            maintainer.join()
             committer.join()
         if self._error is not None:
             raise self._error
@@ -222,7 +225,9 @@ class Worker:
             return 0
         if self._dns_breaker.is_cut_off:
             return 1 if self._dns_breaker.may_try else 0
-        return self._settings.batch
+        with self._changed:
+            free = min(self._max_turns, self._appetite) - self.turns.busy
+        return min(_MOST_REQUESTS, self._settings.batch * max(1, free // 4))
 
     # what the runner calls ----------------------------------------------------------------------------------------
 
@@ -293,6 +298,8 @@ class Worker:
         with self._changed:
             self._received += outcome.received
             self._appetite += 1
+            if self._appetite <= self._max_turns:
+                self._changed.notify_all()
         try:
             self._store.note(outcome)
         except DiskError as error:

@@ -213,7 +213,7 @@ def test_a_host_that_is_down_is_left_alone_and_no_attempt_is_charged(make: Make,
     look = lease(frontier)
     assert len(urls(look)) == 1
     assert urls(lease(frontier)) == []  # one probe at a time
-    frontier.complete("w1", done(look, latency=0.1), turn_ids(look))
+    frontier.complete("w1", done(look, latency=0.01), turn_ids(look))
     assert len(urls(lease(frontier))) >= 12
     assert (frontier.stats().failed, frontier.stats().hosts_down) == (0, 0)
 

@@ -137,11 +137,13 @@ def test_a_turn_has_requests_for_ten_seconds(gap: float, latency: float, wanted:
     assert turn_size(1_000, asked=100, gap=gap, latency=latency, free_turns=1) == wanted
 
 
-def test_a_turn_of_a_host_that_several_workers_visit_is_short() -> None:
-    sizes = [
-        turn_size(1_000, asked=100, gap=0.0, latency=latency, free_turns=4, is_shared=True) for latency in (0.1, 2.0, 0)
-    ]
-    assert sizes == [10, 1, 100]
+@pytest.mark.parametrize(
+    ("waiting", "latency", "wanted"),
+    [(1_000, 0.1, 100), (1_000, 2.0, 5), (40, 0.1, 5), (8, 0.1, 2), (8, 0.0, 8), (3, 0.1, 2), (1, 0.1, 1)],
+    ids=["ten seconds", "slow", "half a share", "a moment", "no latency", "less than a moment", "the last one"],
+)
+def test_turns_of_a_host_with_several_become_short_towards_the_end(waiting: int, latency: float, wanted: int) -> None:
+    assert turn_size(waiting, asked=100, gap=0.0, latency=latency, free_turns=1, most_turns=4) == wanted
 
 
 def test_a_turn_is_at_most_as_large_as_requested() -> None:
@@ -153,9 +155,12 @@ def test_the_last_requests_are_shared_among_all_turns(waiting: int, wanted: int)
     assert turn_size(waiting, asked=100, gap=0.0, latency=0.0, free_turns=4) == wanted
 
 
-@given(counts, counts, seconds, seconds, st.integers(1, 64))
-def test_a_turn_has_at_least_one_request(waiting: int, asked: int, gap: float, latency: float, free_turns: int) -> None:
-    size = turn_size(waiting, asked=asked, gap=gap, latency=latency, free_turns=free_turns)
+@given(counts, counts, seconds, seconds, st.integers(1, 64), st.integers(0, 64))
+def test_a_turn_has_at_least_one_request(
+    waiting: int, asked: int, gap: float, latency: float, free_turns: int, others: int
+) -> None:
+    turns = {"free_turns": free_turns, "most_turns": free_turns + others}
+    size = turn_size(waiting, asked=asked, gap=gap, latency=latency, **turns)
     assert 1 <= size <= min(waiting, asked)
     assert size == 1 or size * max(gap, latency) <= TURN_SECONDS
 

@@ -241,10 +241,14 @@ class Life:
                 return
 
     def _end(self, held: Held) -> None:
-        self._finished.append(Ended(held.turn.id))
         self._busy -= 1
-        self._commit()
-        self._ask()
+        if held.turn.gap or held.is_over:
+            self._finished.append(Ended(held.turn.id))
+            self._commit()
+            self._ask()
+        else:  # a host without a gap is free before the last outcomes are durable
+            self._way.complete(self.name, (), (held.turn.id,), then=lambda _: self._ask())
+            self._commit()
 
     def _may_start(self, held: Held, at: float) -> bool | float:
         """Return yes, no, or the seconds until the next time to ask."""

@@ -15,7 +15,7 @@ from crawler.frontier.base import PROTOCOL, SILENCE
 from crawler.frontier.politeness import Policy
 from crawler.frontier.sqlite import SqliteFrontier
 from crawler.handler import Handler, failure
-from crawler.model import Kind, Outcome, Request, RobotsRules, Verdict, describe
+from crawler.model import Grant, Kind, Outcome, Request, RobotsRules, Verdict, describe
 from crawler.store.result_store import ResultStore
 from crawler.worker import dns_breaker, held_turns, turn
 from crawler.worker.worker import Worker, WorkerSettings
@@ -124,6 +124,43 @@ def test_a_success_is_reported_only_after_its_flush(frontier: SqliteFrontier) ->
     worker(frontier, Handle(good), store=shelf).run()
     assert max(told_too_soon) == 0
     assert [verdict.status for verdict in shelf.settled] == ["success"] * 3
+
+
+def test_a_host_without_a_gap_is_free_before_the_files_of_its_turn_are_durable() -> None:
+    """The second turn is leased while the flush of the first one's file takes long."""
+    is_second = threading.Event()
+
+    class Slow(Shelf):
+        def keep(self, outcomes: Sequence[Outcome]) -> None:
+            super().keep(outcomes)
+            if outcomes:
+                assert is_second.wait(20)
+
+    def answer(request: Request) -> Outcome:
+        if request.url.endswith("/1.jpg"):
+            is_second.set()
+        return good(request)
+
+    frontier = SqliteFrontier(None, Policy(robots=False, delay=0.0, per_host=1, patience=0.5))
+    frontier.put(images(2))
+    settings = WorkerSettings(threads=2, batch=1)
+    assert worker(frontier, Handle(answer), settings=settings, store=Slow()).run() == "drained"
+    assert frontier.stats().success == 2
+
+
+def test_a_worker_with_many_free_turns_asks_for_more_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+    frontier = SqliteFrontier(None, EAGER)
+    lease = frontier.lease
+
+    def noting(name: str, kinds: Sequence[Kind], limit: int, seconds: float, wait: float) -> Grant:
+        limits.append(limit)
+        return lease(name, kinds, limit, seconds, wait)
+
+    monkeypatch.setattr(frontier, "lease", noting)
+    frontier.put(images(200))
+    assert worker(frontier, Handle(good), settings=WorkerSettings(threads=32, batch=2)).run() == "drained"
+    assert limits[0] == 2 and max(limits) > 8
 
 
 def test_the_pace_of_a_turn_is_kept() -> None:

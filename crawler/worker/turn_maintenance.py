@@ -1,4 +1,4 @@
-"""Renewal of the leases that a worker holds."""
+"""Maintenance of the turns that a worker holds: their leases are renewed, and their ends reported at once."""
 
 import threading
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from crawler.worker.patient_calls import PatientFrontier
 _CHECK_SECONDS = 0.5
 
 
-def renew_leases(
+def maintain_turns(
     frontier: PatientFrontier, turns: HeldTurns, interval: float, over: threading.Event, cut: Callable[[], None]
 ) -> None:
-    """Renew all leases in time until ``over`` is set.
+    """Renew all leases in time, and report ended turns that need not wait for their outcomes, until ``over`` is set.
 
     There are few seconds between two renewals while other workers visit the same hosts, and may learn of a pause before
     this worker. Several renewals always fit into `SILENCE`, so that a healthy worker starts requests without
@@ -24,14 +24,20 @@ def renew_leases(
         interval: most seconds between two renewals.
         cut: cuts the requests in progress; called when a lease is lost.
     """
-    asked_at = turns.clock()
-    while not over.wait(min(_CHECK_SECONDS, interval)):
+    pause = min(_CHECK_SECONDS, interval)
+    asked_at = checked_at = turns.clock()
+    while not over.is_set():
+        if freed := turns.take_freed(max(0.0, checked_at + pause - turns.clock())):
+            frontier.complete((), freed)
+        if turns.clock() < checked_at + pause:
+            continue
+        checked_at = turns.clock()
         turns.share_out()
         tokens = turns.open
         seconds = min(_CHECK_SECONDS if turns.are_shared else SILENCE / 4, interval)
-        if not tokens or turns.clock() < asked_at + seconds:
+        if not tokens or checked_at < asked_at + seconds:
             continue
-        asked_at = turns.clock()
+        asked_at = checked_at
         renewal = frontier.extend(tuple(tokens), turns.lease)
         turns.note_answer(asked_at)
         with turns.changed:
