@@ -10,12 +10,13 @@ from io import BytesIO
 from typing import Any, Protocol
 
 import pycurl
-from urllib3 import HTTPHeaderDict, HTTPResponse
+from urllib3 import HTTPResponse
 
 from crawler.errors import CrawlerError, NoHandles, RequestFailed, UnreadableHead
 from crawler.model import Request
 from crawler.net.exchange import FRAMING, MAX_HEADER_BYTES, NETWORK_ERRORS, classify
 from crawler.net.fetcher import Receiver, Response, TransferLimits
+from crawler.net.headers import Headers
 from crawler.net.request_headers import RequestHeaders, validators
 from crawler.net.response_body import (
     DRAIN_SECONDS,
@@ -152,7 +153,7 @@ class HeadReader:
     """The head of one response, line by line. Attributes are set once `take` has returned True."""
 
     status: int
-    headers: HTTPHeaderDict
+    headers: Headers
     #: Announced bytes of the body; None: unknown.
     length: int | None
 
@@ -197,8 +198,7 @@ class HeadReader:
         The answer to a conditional request may state the length of what it confirms (RFC 9110 §8.6).
         """
         is_confirmation = self.status == 304 and is_conditional
-        announces = not FRAMING_FIELDS.isdisjoint(name.lower() for name in self.headers)
-        return self.status in _BODILESS and announces and not is_confirmation
+        return self.status in _BODILESS and not is_confirmation and not FRAMING_FIELDS.isdisjoint(self.headers)
 
 
 class Transfer:
@@ -297,20 +297,25 @@ class Transfer:
     # callbacks of libcurl: an exception would be printed, so each ends in `error` -----------------------------------
 
     def _on_line(self, line: bytes) -> int | None:
-        return None if self._guarded(self._take_line, line) else _REFUSE
+        try:
+            is_wanted = not self._head.take(line) or self._begin(self._head)
+        except Exception as error:  # noqa: BLE001  # one bad response must not affect the others
+            is_wanted = self._take_error(error)
+        return None if is_wanted else _REFUSE
 
     def _on_data(self, data: bytes) -> int | None:
-        return None if self._guarded(self._take_data, data) else _REFUSE
-
-    def _guarded(self, take: Callable[[bytes], bool], data: bytes) -> bool:
-        """Call ``take``; return whether libcurl is to continue."""
         try:
-            return take(data)
-        except RequestFailed as error:
-            self.error = error
+            is_wanted = self._take_data(data)
         except Exception as error:  # noqa: BLE001  # one bad response must not affect the others
-            _log.info("action=fetch url=%s", self._url, exc_info=True)
-            self.error = RequestFailed("internal", type(error).__name__)
+            is_wanted = self._take_error(error)
+        return None if is_wanted else _REFUSE
+
+    def _take_error(self, error: Exception) -> bool:
+        """Set `error`, which decides the outcome; return whether libcurl is to continue."""
+        if not isinstance(error, RequestFailed):
+            _log.info("action=fetch url=%s", self._url, exc_info=error)
+            error = RequestFailed("internal", type(error).__name__)
+        self.error = error
         return self._drains()
 
     def _on_connected(self, *addresses: object) -> int:
@@ -345,9 +350,6 @@ class Transfer:
         self.easy.close()
 
     # head and body ------------------------------------------------------------------------------------------------
-
-    def _take_line(self, line: bytes) -> bool:
-        return self._begin(self._head) if self._head.take(line) else True
 
     def _begin(self, head: HeadReader) -> bool:
         status, headers = head.status, head.headers
@@ -416,8 +418,7 @@ class Transfer:
     def decompress(self) -> None:
         """Give the decompressed body to the receiver. Raise `RequestFailed`; this may take a while."""
         assert self._response is not None  # noqa: S101  # the head comes first
-        headers = HTTPHeaderDict(self._response.headers)
-        headers["Content-Encoding"] = content_codings(headers)[0]
+        headers = {"Content-Encoding": content_codings(self._response.headers)[0]}
         raw = HTTPResponse(BytesIO(b"".join(self._compressed)), headers, preload_content=False)
         while True:
             try:
@@ -498,14 +499,12 @@ class Transfer:
         return True
 
 
-def _read_head(head: bytes) -> tuple[HTTPHeaderDict, int | None]:
+def _read_head(head: bytes) -> tuple[Headers, int | None]:
     """Return the headers, with a length only if that is valid, and the length of the body, or None if it is unknown."""
     if _SPACED_FRAMING.search(head):
         raise UnreadableHead("connect", "a length that libcurl does not see")
-    headers = HTTPHeaderDict(field_pairs(head))
+    headers = Headers(field_pairs(head))
     is_coded = bool(transfer_codings(headers.get("transfer-encoding", "")))
-    length = None if is_coded else content_length(headers)
-    headers.discard("content-length")
-    if length is not None:
-        headers["content-length"] = str(length)
+    length = None if is_coded else content_length(headers.getlist("content-length"))
+    headers.replace("content-length", *([] if length is None else [str(length)]))
     return headers, length

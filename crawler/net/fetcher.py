@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from msgspec import Struct
-from urllib3 import HTTPHeaderDict
 
 from crawler.errors import RequestFailed
 from crawler.model import Outcome, Request
+from crawler.net.headers import Headers
 from crawler.urls import resolve
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -98,7 +98,7 @@ class Response:
     ) -> None:
         self.url = url  #: The fetched URL.
         self.status = status
-        self.headers = headers if isinstance(headers, HTTPHeaderDict) else HTTPHeaderDict(headers)
+        self.headers = headers if isinstance(headers, Headers) else Headers(headers.items())
         self._body = body
         self._conditions = conditions
         self._started = started

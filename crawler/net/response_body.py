@@ -7,10 +7,10 @@ the requested part. Otherwise the request fails with ``truncated``.
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
-from urllib3 import HTTPHeaderDict, HTTPResponse
+from urllib3 import HTTPResponse
 
 from crawler.errors import RequestFailed
 from crawler.net.exchange import NETWORK_ERRORS, Exchange, classify
@@ -49,7 +49,7 @@ class ResumableFile(Struct, frozen=True):
         """Return the headers that request the rest from ``start`` on, of the same version (RFC 9110 §14.2, §13.1.5)."""
         return {"Range": f"bytes={start}-", "If-Range": self.value}
 
-    def is_rest(self, start: int, status: int, headers: HTTPHeaderDict, length: int | None) -> bool:
+    def is_rest(self, start: int, status: int, headers: Mapping[str, str], length: int | None) -> bool:
         """Check whether a response is the rest of the file from ``start`` on, of the same version."""
         return (
             status == 206
@@ -149,15 +149,18 @@ class NetworkBody:
             rest -= len(piece)
 
 
-def content_codings(headers: HTTPHeaderDict) -> list[str]:
+def content_codings(headers: Mapping[str, str]) -> list[str]:
     """Return the known codings in ``Content-Encoding``, in lower case."""
-    words = (word.strip().lower() for word in headers.get("content-encoding", "").split(","))
+    value = headers.get("content-encoding", "")
+    if not value:
+        return []
+    words = (word.strip().lower() for word in value.split(","))
     return [word for word in words if word in _SUPPORTED or word in _UNSUPPORTED]
 
 
-def unreadable(headers: HTTPHeaderDict) -> str:
+def unreadable(headers: Mapping[str, str]) -> str:
     """Return the coding of a body that can't be decoded, or "" if the body can be read."""
-    transfer = set(transfer_codings(headers.get("transfer-encoding", ""))) - {"chunked"}
+    transfer = {*transfer_codings(headers.get("transfer-encoding", ""))} - {"chunked"}
     content = content_codings(headers)
     if transfer:
         return f"transfer coding {', '.join(sorted(transfer))}"
@@ -166,10 +169,12 @@ def unreadable(headers: HTTPHeaderDict) -> str:
     return ""
 
 
-def resumable_file(status: int, headers: HTTPHeaderDict, length: int | None) -> ResumableFile | None:
+def resumable_file(status: int, headers: Mapping[str, str], length: int | None) -> ResumableFile | None:
     """Return the file of a response with a body of ``length`` bytes, or None if parts of it can't be requested."""
-    units = {unit.strip().lower() for unit in headers.get("accept-ranges", "").split(",")}
+    units = headers.get("accept-ranges", "").lower()
     if status != 200 or not length or "bytes" not in units or content_codings(headers):
+        return None
+    if "bytes" not in {unit.strip() for unit in units.split(",")}:
         return None
     tag, modified = headers.get("etag", ""), headers.get("last-modified", "")
     if _STRONG_TAG.fullmatch(tag):

@@ -8,10 +8,9 @@ than it announced could forge the next response on the same connection.
 import http.client
 import re
 import socket
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
-
-from urllib3 import HTTPHeaderDict
 
 from crawler.errors import RequestFailed
 from crawler.net.exchange import MAX_HEADER_BYTES, Exchange
@@ -78,7 +77,7 @@ class ResponseHead(http.client.HTTPResponse):
         has_length = "content-length" in self.headers
         has_framing = has_length or "transfer-encoding" in self.headers
         self.chunked, self.chunk_left = "chunked" in codings, None
-        self.length = None if codings else content_length(self.headers)
+        self.length = None if codings else content_length(self.headers.get_all("content-length", []))
         del self.headers["content-length"]  # other code would parse its original text differently
         if self.length is not None:
             self.headers["content-length"] = str(self.length)
@@ -153,17 +152,19 @@ def _field(line: str) -> tuple[str, tuple[str, str]]:
 
 def transfer_codings(value: str) -> list[str]:
     """Return the known codings in a ``Transfer-Encoding`` value, in lower case."""
+    if not value:
+        return []
     words = (word.partition(";")[0].strip(" \t").lower() for word in value.split(","))
     return [word for word in words if word in _CODINGS]
 
 
-def content_length(headers: http.client.HTTPMessage | HTTPHeaderDict) -> int | None:
-    """Return the length in ``Content-Length`` (RFC 9110 §8.6), or None if the header is missing or not valid.
+def content_length(values: Iterable[str]) -> int | None:
+    """Return the length in values of ``Content-Length`` (RFC 9110 §8.6), or None if there is none that is valid.
 
     Raises:
         RequestFailed: ``connect`` if there are two different lengths.
     """
-    lengths = {word.strip(" \t") for line in headers.get_all("content-length", []) for word in line.split(",")}
+    lengths = {word.strip(" \t") for line in values for word in line.split(",")}
     lengths.discard("")
     if len(lengths) > 1:
         raise RequestFailed("connect", f"different lengths: {', '.join(sorted(lengths))[:100]}")

@@ -8,6 +8,7 @@ name servers answer again.
 import ipaddress
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 
 from crawler.errors import NetworkError
 from crawler.model import Outcome
@@ -76,6 +77,7 @@ class DnsBreaker:
         return Outcome(status="released", token=outcome.token, down="resolver")
 
 
+@lru_cache(1_024)
 def _is_name(host: str) -> bool:
     """Return whether a request to ``host`` needs a name server. An IP address and a loopback name need none."""
     bare = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]

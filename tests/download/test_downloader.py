@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 from msgspec import structs
-from urllib3 import HTTPHeaderDict
 
 from crawler.download.decoder_pool import DecoderPool
 from crawler.download.downloader import Downloader
@@ -11,6 +10,7 @@ from crawler.download.naming import digest
 from crawler.errors import DiskError, RequestFailed
 from crawler.model import ImageRecord, Outcome, Request
 from crawler.net.fetcher import Canned, CannedFetcher
+from crawler.net.headers import Headers
 from crawler.store.local import LocalStore
 from tests.download.pictures import MAKERS, picture
 
@@ -158,7 +158,7 @@ def test_an_opt_out_may_name_our_crawler(store: LocalStore) -> None:
 
 
 def test_headers_are_read_separately(store: LocalStore) -> None:
-    headers = HTTPHeaderDict([("X-Robots-Tag", "otherbot: nofollow"), ("X-Robots-Tag", "noindex")])
+    headers = Headers([("X-Robots-Tag", "otherbot: nofollow"), ("X-Robots-Tag", "noindex")])
     assert reason_for(store, Canned(headers=headers, body=JPEG)) == "opted-out"  # type: ignore[arg-type]
     assert answer_with(store, Canned(headers={"X-Robots-Tag": "otherbot: nofollow, noindex"}, body=JPEG)).reason == ""
 

@@ -6,9 +6,11 @@ import zlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from PIL import ImageFile
 
-from crawler.download.verify import inspect_image
+from crawler.download.formats.base import Outline
+from crawler.download.verify import examine, inspect_image, prove
 from crawler.errors import InvalidImage
 from tests.download.pictures import MAKERS, picture, png_chunk, png_header, png_of
 
@@ -167,3 +169,35 @@ def test_any_damage_gives_a_verdict(name: str, data: st.DataObject) -> None:
         assert inspect_image(bytes(damaged), max_pixels=1_000_000).width > 0
     except InvalidImage as error:
         assert error.reason
+
+
+def verdict_on(outline: Outline) -> str:
+    """Return the reason for which a file of this structure is refused, or "" if it is accepted."""
+    try:
+        prove(outline, 1_000_000)
+    except InvalidImage as error:
+        return error.reason
+    return ""
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name.startswith("jpeg")])
+@settings(deadline=None)
+@given(data=st.data())
+def test_a_jpeg_is_judged_without_its_header_as_with_it(name: str, data: st.DataObject) -> None:
+    """Pillow alone reads the header of a JPEG before it decodes; what it refuses there, the decoder may accept."""
+    damaged = bytearray(MAKERS[name]())
+    for _ in range(data.draw(st.integers(0, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        outline = examine(bytes(damaged), 1_000_000)
+    except InvalidImage:
+        return
+    quick, slow = verdict_on(outline), verdict_on(structs.replace(outline, frame=None))
+    assert quick == slow or {quick, slow} == {"truncated", "corrupt"} or (quick, slow) == ("", "corrupt")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 9), (3, 2), (7, 8), (8, 8), (9, 17), (640, 1)])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_of_any_size_is_accepted(width: int, height: int, mode: str) -> None:
+    info = inspect_image(picture("JPEG", width, height, mode=mode))
+    assert (info.width, info.height, info.frames) == (width, height, 1)

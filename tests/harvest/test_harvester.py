@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from urllib3 import HTTPHeaderDict
 
 from crawler.errors import RequestFailed
 from crawler.harvest.discovery import DiscoveryRules
@@ -12,6 +11,7 @@ from crawler.harvest.harvester import MAX_REDIRECTS, Harvester
 from crawler.harvest.html import extract
 from crawler.model import Outcome, Request
 from crawler.net.fetcher import Canned, CannedFetcher, Conditions, Response
+from crawler.net.headers import Headers
 
 URL = "http://a.example/dir/page"
 SEED = Request(url=URL, seed=URL, source="list")
@@ -140,7 +140,7 @@ def test_directives_in_the_header_count_like_those_in_the_page() -> None:
 
 
 def test_headers_are_read_separately() -> None:
-    headers = HTTPHeaderDict([("X-Robots-Tag", "otherbot: nofollow"), ("X-Robots-Tag", "noindex")])
+    headers = Headers([("X-Robots-Tag", "otherbot: nofollow"), ("X-Robots-Tag", "noindex")])
     answer = Canned(headers=headers, body=b"<img src=x>")  # type: ignore[arg-type]
     assert Harvester(CannedFetcher({URL: answer})).handle(SEED).reason == "opted-out"
     assert harvest("<img src=x>", headers={"X-Robots-Tag": "otherbot: nofollow, noindex"}).reason == ""

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from urllib3 import HTTPHeaderDict
 
 from crawler.errors import ConfigError
 from crawler.handler import redirected
 from crawler.model import Request
 from crawler.net.cookies import Cookies
 from crawler.net.fetcher import Canned, CannedFetcher, Conditions, Response
+from crawler.net.headers import Headers
 
 FIRST = Request(url="http://a.example/wall/x.jpg", kind="image")
 
@@ -20,9 +20,8 @@ def redirect(request: Request, location: str, *cookies: str, status: int = 302) 
     """Return a redirect response to ``request``."""
     fetcher = CannedFetcher({request.location: Canned(status=status, headers={"location": location})})
     response = fetcher.fetch(request, Conditions())
-    response.headers = HTTPHeaderDict(response.headers)
-    for cookie in cookies:
-        response.headers.add("Set-Cookie", cookie)
+    lines = [("Set-Cookie", cookie) for cookie in cookies]
+    response.headers = Headers([*response.headers.items(), *lines])
     return response
 
 

@@ -35,6 +35,8 @@ class Outline(Struct, frozen=True, kw_only=True):
     kept: int = 0
     #: The bytes that a decoder needs.
     picture: bytes
+    #: Width, height and number of components of a JPEG with scans and one frame header.
+    frame: tuple[int, int, int] | None = None
 
 
 def too_many(name: str) -> InvalidImage:

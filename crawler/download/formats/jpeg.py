@@ -39,11 +39,13 @@ def read_outline(data: bytes) -> Outline:
     """Follow the segments. The size comes before the first scan; all data after that belongs to the image."""
     kept, scans, pixels, samples, is_progressive = [data[:2]], 0, 0, 0, False
     index, end = None, 2
+    sizes: list[tuple[int, int, int]] = []
     for code, start, end in _jpeg_segments(data):
         if code in _JPEG_FRAMES:
             width, height = _jpeg_size(code, data, start)
             pixels = max(pixels, width * height)
             samples = max(samples, _jpeg_samples(data, start, width * height))
+            sizes.append((width, height, data[start + 9]))
             is_progressive |= code in _JPEG_PROGRESSIVE
         scans += code == JPEG_SCAN
         if scans > _MAX_SCANS or (scans > 1 and scans * pixels > _MAX_SCANNED):
@@ -57,7 +59,8 @@ def read_outline(data: bytes) -> Outline:
     if index:  # after the header of the last scan, only the end marker looks like one
         check_pictures(data, *index, first_end=data.index(b"\xff\xd9", end) + 2)
     memory = 2 * samples if is_progressive or scans > 1 else 0  # each scan changes all samples again
-    return Outline(format="jpeg", pixels=pixels, kept=memory, picture=b"".join(kept))
+    frame = sizes[0] if len(sizes) == 1 and scans else None
+    return Outline(format="jpeg", pixels=pixels, kept=memory, picture=b"".join(kept), frame=frame)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
