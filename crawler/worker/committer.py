@@ -46,8 +46,6 @@ class Committer:
             # At the end all threads that add events have ended, and further ones need not be awaited.
             events = self._collect(0.0, -inf) if is_last else self._collect(NAP, reported_at)
             ended = [event.turn for event in events if isinstance(event, EndedTurn)]
-            if is_last:
-                ended += self._turns.take_freed()  # which no other thread reports now
             self._report([event for event in events if isinstance(event, Outcome)], ended)
             reported_at = self._turns.clock()
             self._store.go_on()

@@ -43,3 +43,5 @@ def maintain_turns(
         with turns.changed:
             if turns.renew(tokens, renewal, asked_at):
                 cut()
+    if freed := turns.take_freed():
+        frontier.complete((), freed)

@@ -103,9 +103,11 @@ def test_a_worker_works_until_the_crawl_is_over(frontier: SqliteFrontier) -> Non
 def test_a_worker_that_is_done_does_not_wait_for_events(
     frontier: SqliteFrontier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crawler.worker.committer.NAP", threading.TIMEOUT_MAX)
+    for name in ("committer.NAP", "turn_maintenance._CHECK_SECONDS"):
+        monkeypatch.setattr(f"crawler.worker.{name}", threading.TIMEOUT_MAX)
+    settings = WorkerSettings(threads=2, lease=1_000_000.0, request=0.5)
     frontier.put(images(3))
-    with running(worker(frontier, Handle(good))) as thread:
+    with running(worker(frontier, Handle(good), settings=settings)) as thread:
         thread.join(20)
         assert not thread.is_alive()
     assert frontier.stats().success == 3
