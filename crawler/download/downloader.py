@@ -137,7 +137,8 @@ class Download:
         self._started = time.monotonic()
         self._response: Response | None = None
         self._pieces: list[bytes] = []
-        self._size = self._next_check = 0
+        #: Bytes that have come.
+        self.size = self._next_check = 0
         self._is_undecided = True
         #: The outcome, if it is known without the body.
         self._early: Outcome | None = None
@@ -149,7 +150,7 @@ class Download:
         if self._early is not None or not self._pieces:
             return False
         if (
-            self._size > self._downloader.heavy_bytes
+            self.size > self._downloader.heavy_bytes
             or self._request.is_suspect
             or not self._downloader.store.is_buffered
         ):
@@ -171,16 +172,17 @@ class Download:
     def feed(self, piece: bytes) -> None:
         """Keep a piece, unless the first bytes of the image show that the filter refuses it."""
         self._pieces.append(piece)
-        self._size += len(piece)
-        if self._is_undecided and self._size >= self._next_check:
+        self.size += len(piece)
+        if self._is_undecided and self.size >= self._next_check:
             header = read_header(b"".join(self._pieces))
             check = self._downloader.filter.check
-            self._is_undecided = (header is None or not check(header)) and self._size < _HEADER_BYTES
-            self._next_check = self._size + max(512, self._size // 4)  # many small pieces cost few checks
+            self._is_undecided = (header is None or not check(header)) and self.size < _HEADER_BYTES
+            self._next_check = self.size + max(512, self.size // 4)  # many small pieces cost few checks
 
     def finish(self) -> Outcome:
         try:
-            return self._early or self._save(b"".join(self._pieces))
+            data, self._pieces = b"".join(self._pieces), []  # the pieces need as much memory as the whole
+            return self._early or self._save(data)
         except RequestFailed as error:
             return self.fail(error)
 

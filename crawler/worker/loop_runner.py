@@ -18,7 +18,7 @@ from crawler.worker.held_turns import HeldTurn
 from crawler.worker.runner import Desk
 from crawler.worker.turn import Steps, turn_steps
 
-#: Bytes of unfinished bodies above which no fetch starts, so that hundreds of large images do not fill the memory.
+#: Bytes of images in memory above which no fetch starts: those that arrive, and those that wait in the pool.
 _MOST_BYTES = 256 * 2**20
 #: Most threads of the pool.
 _MAX_THREADS = 32
@@ -30,6 +30,11 @@ class HeavyReceiver(Receiver, Protocol):
     @property
     def is_heavy(self) -> bool:
         """Whether `finish` takes more than a millisecond or two."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes that the receiver holds."""
         ...
 
 
@@ -53,6 +58,8 @@ class _Job:
     held: HeldTurn
     steps: Steps
     by_handler: Request | None = None
+    #: Bytes of its image that is in the pool.
+    pooled: int = 0
 
 
 class LoopRunner:
@@ -72,6 +79,8 @@ class LoopRunner:
         self._pool = Threads(min(_MAX_THREADS, desk.capacity), desk.name)
         self._jobs = 0
         self._in_progress = 0
+        #: Bytes of images in the pool.
+        self._pooled = 0
         #: Turns that may start a request as soon as another one has ended, with the time of their start.
         self._waiting: deque[tuple[_Job, float]] = deque()
         self._is_closing = False
@@ -112,7 +121,7 @@ class LoopRunner:
     def _ask(self, job: _Job, at: float) -> None:
         """Start the next request of a turn once it may start and there is room, or end the turn."""
         may_start = self._desk.may_start(job.held, at)
-        if may_start and self._fetcher.held_bytes > _MOST_BYTES:
+        if may_start and self._fetcher.held_bytes + self._pooled > _MOST_BYTES:
             may_start = None
         if may_start is None:
             nap = self._desk.turns.nap(at)
@@ -142,6 +151,8 @@ class LoopRunner:
             return
         conclude = partial(self._desk.guarded, request, partial(_conclude, image, error))
         if error is None and image.is_heavy:
+            job.pooled = image.size
+            self._pooled += job.pooled
             self._in_pool(job, conclude)
         else:
             self._answer(job, conclude())
@@ -160,6 +171,8 @@ class LoopRunner:
     def _answer(self, job: _Job, outcome: Outcome) -> None:
         """Take the outcome of a request, which leaves room for another one."""
         self._in_progress -= 1
+        self._pooled -= job.pooled
+        job.pooled = 0
         if self._waiting:
             self._loop.call(self._ask_waiting)
         self._advance(job, outcome)

@@ -21,6 +21,7 @@ class Image:
     """A receiver of which tests decide whether it is heavy, and how it ends."""
 
     conditions = Conditions()
+    size = 2**29
 
     def __init__(self, request: Request, act: Callable[[], Outcome], *, is_heavy: bool = False) -> None:
         self.request, self._act, self.is_heavy = request, act, is_heavy
@@ -217,6 +218,26 @@ def test_no_request_starts_while_much_memory_is_in_use(make: Callable[[int], Ben
     assert reached.wait(PATIENCE) and not bench.fetches.open
     bench.fetches.held_bytes = 0
     bench.fetches.wait_for("http://a.example/1")
+
+
+def test_no_request_starts_while_large_images_are_in_the_pool(make: Callable[[int], Bench]) -> None:
+    bench = make(4)
+    bench.is_heavy, done = True, threading.Event()
+
+    def act() -> Outcome:
+        assert done.wait(PATIENCE)
+        return Outcome(status="done")
+
+    bench.act = act
+    bench.start("t", "http://a.example/1")
+    bench.fetches.wait_for("http://a.example/1")
+    bench.fetches.end("http://a.example/1")
+    bench.start("u", "http://a.example/2")
+    reached = threading.Event()
+    bench.loop.call(reached.set)
+    assert reached.wait(PATIENCE) and not bench.fetches.open
+    done.set()
+    bench.fetches.wait_for("http://a.example/2")
 
 
 def test_other_requests_are_handled_in_the_pool(make: Callable[[int], Bench]) -> None:
