@@ -103,6 +103,16 @@ def test_a_server_that_misbehaves_has_the_same_result(name: str) -> None:
     assert found == (("unreadable",) if name in UNREAD else expected)
 
 
+def test_a_body_below_the_least_speed_ends_in_the_same_way() -> None:
+    def script(peer: Peer) -> None:
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
+        peer.drip(0.02)
+
+    limits = TransferLimits(connect=5.0, first_byte=5.0, total=20.0, window=0.3, min_speed=1_000)
+    expected, found = both(lambda: script, limits)
+    assert found == expected == ("too-slow", True, "")
+
+
 def raw(data: bytes) -> Script:
     """Send a response, and close the connection."""
 
@@ -341,6 +351,20 @@ def test_certificates_are_judged_in_the_same_way(secure: tuple[Server, Path], ho
     expected = by_requests(url, CALM, IMAGE, Route(trust))
     assert by_curl(url, CALM, IMAGE, Route(trust)) == expected
     assert expected[0] == (200 if is_trusted and host == "127.0.0.1" else "tls")
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
+def test_old_versions_of_tls_are_refused(tmp_path: Path) -> None:
+    path = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with serving(answers(b"secret")) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        url = f"https://127.0.0.1:{server.port}/"
+        assert by_requests(url, CALM, IMAGE, Route(path))[0] == "tls"
+        assert by_curl(url, CALM, IMAGE, Route(path))[0] == "tls"
 
 
 def test_a_server_without_tls_has_the_same_failure() -> None:
