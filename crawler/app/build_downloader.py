@@ -1,5 +1,6 @@
 """The parts of a downloader: its fetchers, its handlers and its worker, as the settings say; and its machine."""
 
+import logging
 import platform
 import re
 import secrets
@@ -18,7 +19,7 @@ from crawler.handler import Handler
 from crawler.model import Kind, WorkerInfo
 from crawler.net.address_guard import Guard
 from crawler.net.cookies import Cookies
-from crawler.net.event_loop import EventLoop
+from crawler.net.event_loop import MOST_SOCKETS, EventLoop
 from crawler.net.fetcher import TransferLimits
 from crawler.net.requests_fetcher import RequestsFetcher
 from crawler.robots.robots_txt import RobotsHandler
@@ -28,6 +29,8 @@ from crawler.version import __version__
 from crawler.worker.loop_runner import LoopRunner
 from crawler.worker.runner import Desk, Runner, ThreadRunner
 from crawler.worker.worker import Worker, WorkerSettings
+
+_log = logging.getLogger(__name__)
 
 
 class _Abortable(Protocol):
@@ -97,16 +100,26 @@ def build_downloader(
     fetchers: list[_Abortable] = [fetcher]
     closed: list[Callable[[], None]] = [fetcher.close, downloader.close]
     runner: Callable[[Desk], Runner] = ThreadRunner
+    connections = config.machine.connections
     if in_loop and config.fetch.http == "curl" and find_spec("pycurl"):
         from crawler.net.curl_fetcher import CurlFetcher  # libcurl, which the master does not need
 
+        if connections > MOST_SOCKETS:
+            connections = MOST_SOCKETS
+            _log.warning("this system allows %d connections in each process; for more, use more processes", connections)
         loop = EventLoop()
         curl = CurlFetcher(loop, transfer_limits(config), fetcher.headers, proxy=config.machine.proxy, guard=guard)
         fetchers.append(curl)
         closed += [curl.close, loop.close]
-        runner = partial(LoopRunner, loop=loop, fetcher=curl, open_image=downloader.open)
+        runner = partial(
+            LoopRunner,
+            loop=loop,
+            fetcher=curl,
+            open_image=downloader.open,
+            opens_in_pool=not results.store.is_buffered,
+        )
     worker = Worker(
-        *(name, frontier, handlers, worker_settings(config, threads=config.machine.connections)),
+        *(name, frontier, handlers, worker_settings(config, threads=connections)),
         store=results,
         disk=disk,
         abort=lambda: _for_each([each.abort for each in fetchers]),

@@ -5,9 +5,11 @@ asyncio would add a task, a future and several callbacks to each step of a downl
 
 import heapq
 import itertools
+import os
 import queue
 import selectors
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -17,6 +19,9 @@ from math import inf
 
 #: Longest wait in seconds; some systems accept no longer ones.
 _LONGEST_WAIT = 60.0
+
+#: Most sockets that one loop watches: select() of Windows takes 512, of which the loop itself needs some.
+MOST_SOCKETS = 500 if os.name == "nt" else sys.maxsize
 
 Callback = Callable[[], None]
 

@@ -4,6 +4,7 @@ Four kinds of work may take long, and leave the loop for a pool of threads: robo
 that waits for its disk, and responses that libcurl does not read.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,12 +71,21 @@ class LoopRunner:
         loop: the event loop, which this object runs; the caller closes it.
         fetcher: fetches images in the loop; the caller closes it.
         open_image: returns the receiver of an image.
+        opens_in_pool: whether ``open_image`` may take long for an image that was fetched before, because it asks a
+            store on another machine.
     """
 
     def __init__(
-        self, desk: Desk, loop: EventLoop, fetcher: LoopFetcher, open_image: Callable[[Request], HeavyReceiver]
+        self,
+        desk: Desk,
+        loop: EventLoop,
+        fetcher: LoopFetcher,
+        open_image: Callable[[Request], HeavyReceiver],
+        *,
+        opens_in_pool: bool = False,
     ) -> None:
         self._desk, self._loop, self._fetcher, self._open_image = desk, loop, fetcher, open_image
+        self._opens_in_pool = opens_in_pool
         self._pool = Threads(min(_MAX_THREADS, desk.capacity), desk.name)
         self._jobs = 0
         self._in_progress = 0
@@ -136,12 +146,25 @@ class LoopRunner:
         if request.kind != "image" or request is job.by_handler:
             self._in_pool(job, partial(self._desk.attempt, request))
             return
+        if self._opens_in_pool and request.prior is not None:
+            self._pool.submit(partial(self._open_then_start, job, request))
+        else:
+            self._open_then_start(job, request)
+
+    def _open_then_start(self, job: _Job, request: Request) -> None:
+        """Open the receiver of an image, in any thread; then start the fetch in the loop."""
         try:
             image = self._open_image(request)
         except Exception as error:  # noqa: BLE001  # one bad picture must not affect the others
-            self._answer(job, self._desk.guarded(request, partial(_raise, error)))
+            self._in_loop(partial(self._answer, job, self._desk.guarded(request, partial(_raise, error))))
             return
-        self._fetcher.start(request, image, partial(self._fetched, job, request, image))
+        self._in_loop(partial(self._fetcher.start, request, image, partial(self._fetched, job, request, image)))
+
+    def _in_loop(self, act: Callable[[], None]) -> None:
+        if threading.current_thread() is self._thread:
+            act()
+        else:
+            self._loop.call(act)
 
     def _fetched(self, job: _Job, request: Request, image: HeavyReceiver, error: CrawlerError | None) -> None:
         if isinstance(error, UnreadableHead):

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from crawler.errors import CrawlerError, DiskError, RequestFailed, UnreadableHead
-from crawler.model import Lease, Outcome, Request, Turn
+from crawler.model import Lease, Outcome, PriorFetch, Request, Turn
 from crawler.net.event_loop import EventLoop
 from crawler.net.fetcher import Conditions, Receiver, Response
 from crawler.worker.held_turns import HeldTurn, HeldTurns
@@ -128,12 +128,15 @@ class Bench:
         self.desk, self.fetches = Desk(capacity), Fetches(self.loop)
         self.is_heavy = False
         self.act: Callable[[], Outcome] = partial(Outcome, status="done")
-        self.runner = LoopRunner(self.desk, self.loop, self.fetches, self.open)
+        #: Set when the store has said whether it has an image that was fetched before.
+        self.has_answered = threading.Event()
+        self.runner = LoopRunner(self.desk, self.loop, self.fetches, self.open, opens_in_pool=True)
 
     def open(self, request: Request) -> Image:
+        assert request.prior is None or self.has_answered.wait(PATIENCE)
         return Image(request, self.act, is_heavy=self.is_heavy)
 
-    def start(self, name: str, *urls: str, gap: float = 0.0, **fields: str) -> None:
+    def start(self, name: str, *urls: str, gap: float = 0.0, **fields: object) -> None:
         requests = [Request(url=url, **{"kind": "image", **fields}) for url in urls]  # type: ignore[arg-type]
         leases = tuple(Lease(request=request, token=request.url) for request in requests)
         self.runner.start(HeldTurn(Turn(id=name, host="a.example", gap=gap, leases=leases), 0.0))
@@ -238,6 +241,16 @@ def test_no_request_starts_while_large_images_are_in_the_pool(make: Callable[[in
     assert reached.wait(PATIENCE) and not bench.fetches.open
     done.set()
     bench.fetches.wait_for("http://a.example/2")
+
+
+def test_a_store_on_another_machine_does_not_stop_the_loop(make: Callable[[int], Bench]) -> None:
+    """An image that was fetched before is looked for in the store when its receiver is opened."""
+    bench = make(4)
+    bench.start("t", "http://a.example/1", prior=PriorFetch(url="http://a.example/1"))
+    bench.start("u", "http://a.example/2")
+    bench.fetches.wait_for("http://a.example/2")
+    bench.has_answered.set()
+    bench.fetches.wait_for("http://a.example/1", "http://a.example/2")
 
 
 def test_other_requests_are_handled_in_the_pool(make: Callable[[int], Bench]) -> None:
