@@ -23,6 +23,9 @@ process.
 
 from typing import Any, ClassVar
 
+#: Message for a process that can open no more files, or no more connections.
+TOO_MANY_FILES = "too many open files: raise `ulimit -n` or use fewer connections with -t"
+
 
 class CrawlerError(Exception):
     """Base class. ``str(error)`` is one line: what happened, where, and what to do."""

@@ -78,7 +78,7 @@ TEMPORARY_REASONS = {
     "lost-file": "a list that cannot be read again; or a picture that `verify --repair` has queued, of a silent host",
     "disk": "reserved",
     "cancelled": "interrupted by the crawler (0 attempts)",
-    "internal": "a bug of this program, or a downloader's message that the master refused; please report it",
+    "internal": "a bug of this program, or a downloader's result that the master did not accept; please report it",
 }
 #: The lasting ones hold until the site, its content or the settings change.
 LASTING_REASONS = {

@@ -210,6 +210,6 @@ def parse_record_line(line: str) -> tuple[str, str]:
     """
     match = _RECORD_LINE.fullmatch(line.rstrip("\r\n"))
     if match is None:
-        raise ValueError(f"not a record line: {line[:200]!r}")
+        raise ValueError(f"not a record line (URL--->success or URL--->failed: REASON): {line[:200]!r}")
     verdict = match[2]
     return match[1], "" if verdict == "success" else verdict.removeprefix("failed: ")

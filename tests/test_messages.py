@@ -167,12 +167,12 @@ def test_an_invalid_join_file_is_reported(start: Start, tmp_path: Path) -> None:
     assert [machine.ends() for machine in machines] == [2, 2]
 
 
-@pytest.mark.parametrize(("protocol", "side"), [(PROTOCOL - 1, "worker"), (PROTOCOL + 1, "master")])
+@pytest.mark.parametrize(("protocol", "side"), [(PROTOCOL - 1, "downloader"), (PROTOCOL + 1, "master")])
 def test_a_worker_with_another_protocol_is_reported(
     start: Start, masters: dict[str, Path], protocol: int, side: str
 ) -> None:
     machine = start("machine", "download", masters["tls"], script=OTHER_PROTOCOL.format(protocol))
-    words = f"speaks protocol {protocol}, the master {PROTOCOL}: upgrade the {side}"
+    words = f"uses version {protocol} of the queue's protocol, the master version {PROTOCOL}: upgrade the {side}"
     assert words in complaint(machine)
     assert machine.ends() == 6
 
@@ -181,7 +181,9 @@ def test_a_master_with_the_first_protocol_is_reported(start: Start, web: DemoSer
     start("old", "harvest", web.url, "-o", tmp_path / "old", script=OLD_MASTER)
     wait_until(lambda: (tmp_path / "old" / "join").exists(), "a join file")
     machine = start("machine", "download", tmp_path / "old" / "join")
-    assert f"speaks protocol {PROTOCOL}, the master 1: upgrade the master" in complaint(machine)
+    assert f"uses version {PROTOCOL} of the queue's protocol, the master version 1: upgrade the master" in complaint(
+        machine
+    )
     assert machine.ends() == 6
 
 

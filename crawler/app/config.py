@@ -173,15 +173,17 @@ class MachineSettings(Struct, frozen=True, kw_only=True):
         _Number | None,
         _flag("Downloader processes; 0 for threads only.", "cores, at most 4", short="-w"),
     ] = None
-    connections: Annotated[_Count, _flag("Parallel downloads in each process.", short="-t")] = 32
+    connections: Annotated[_Count, _flag("Parallel downloads in each downloader process.", short="-t")] = 32
     store: Annotated[
         str,
-        _flag("Save pictures to a URL (s3://…); needs imgcrawler[cloud].", "-o", metavar="URL"),
+        _flag("Save pictures at this URL (s3://bucket/prefix); needs imgcrawler[cloud].", "in -o", metavar="URL"),
     ] = ""
     wait: Annotated[_Seconds, _flag("Seconds to wait for the master at start-up.")] = 60.0
-    disk_wait: Annotated[_Seconds, _flag("Seconds to wait if the disk is full or fails.")] = 600.0
+    disk_wait: Annotated[_Seconds, _flag("Seconds to wait while the disk is full or fails; then the command ends.")] = (
+        600.0
+    )
     #: Those of metadata services stay forbidden.
-    allow_private: Annotated[bool, _flag("Allow private addresses for all hosts, not only for start pages.")] = False
+    allow_private: Annotated[bool, _flag("Allow private IP addresses for all URLs, not only for seed URLs.")] = False
     #: ``HTTP_PROXY`` and similar variables are ignored.
     proxy: Annotated[str, _flag("HTTP proxy; if it has a password, set CRAWLER_PROXY instead.", metavar="URL")] = ""
     cookies: Annotated[str, _flag("File of cookies to send, in the Netscape (curl) format.", metavar="FILE")] = ""
@@ -238,7 +240,7 @@ class CrawlConfig(Struct, frozen=True, kw_only=True):
         if self.machine.proxy and not _PROXY.fullmatch(self.machine.proxy):  # no value: it may hold a password
             raise ConfigError("proxy must be the URL of an HTTP proxy, such as http://proxy.example:3128")
         if not (self.politeness.agent.isascii() and self.politeness.agent.isprintable()):
-            raise ConfigError("user_agent and contact must be one line of printable ASCII")
+            raise ConfigError("user_agent and contact must each be a single line of printable ASCII characters")
 
     def shared(self) -> dict[str, Any]:
         """Return the settings that downloaders get: all except those of the machine and the address of the queue."""
@@ -382,7 +384,9 @@ def _checked(source: str, section: str, table: object) -> dict[str, Any]:
     if section not in CrawlConfig.__struct_fields__:
         raise ConfigError(f"{source}: unknown section [{section}]{_guess(section, CrawlConfig.__struct_fields__)}")
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{source}: {section} must be a section: [{section}]")
+        raise ConfigError(
+            f"{source}: {section} is the name of a section; write [{section}] and its keys in the lines below"
+        )
     keys = [setting.name for setting in SETTINGS.values() if setting.section == section]
     table = {str(OLD_NAMES.get(key, key)): value for key, value in table.items()}
     for key in table:

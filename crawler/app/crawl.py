@@ -138,7 +138,8 @@ class Crawl:
         """Request all URLs of an existing crawl again, or resume a refresh. Arguments and errors are those of `run`."""
         if not self.directory.exists():
             raise ConfigError(
-                f"--refresh: {self.directory} is not a crawl directory; omit --refresh, or name a crawl with -o"
+                f"--refresh: {self.directory} is not a crawl directory; omit --refresh, or name the directory of a"
+                " crawl with -o"
             )
         return self._run(source, downloads_here, lambda crawl: RefreshStarted(crawl.refresh()))
 

@@ -116,7 +116,7 @@ class MasterFrontier:
         try:
             exempt = msgspec.json.decode(self._ledger.database.get_meta(_EXEMPT) or b"[]", type=tuple[Exemption, ...])
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise damaged(self._path, "its list of private seeds is invalid") from error
+            raise damaged(self._path, "its list of seeds with private addresses is invalid") from error
         guard.exempt(exempt)
         self._frontier.announce({_EXEMPT: msgspec.to_builtins(guard.exemptions)})
 

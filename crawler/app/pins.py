@@ -42,7 +42,9 @@ def load_pins(frontier: MasterFrontier, name: str) -> PinsLoaded | PinsRemoved |
         state = path.stat()
     except OSError as error:
         if loaded.startswith(f"{name}?".encode()):
-            _log.warning("can't read %s again; pictures are still compared with its last version", name)
+            _log.warning(
+                "--pin: can't read %s (%s); pictures are compared with the pins of an earlier run", name, error.strerror
+            )
             return None
         raise ConfigError(f"--pin: can't read {name}: {error.strerror}") from error
     version = f"{name}?{state.st_size}&{state.st_mtime_ns}".encode()

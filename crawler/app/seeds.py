@@ -68,10 +68,11 @@ def _refuse_file(text: str) -> None:
     """Raise `ConfigError` if the text is the name of a file, which is not a host name."""
     if os.path.isfile(text):  # noqa: PTH113  # Path.is_file raises an error if the text can't be a path
         name = shlex.quote(text[:200])
-        raise ConfigError(f"{name} is a file. Image URLs in it: --images {name}; pages to crawl: -i {name}")
+        advice = f"if it lists image URLs, use --images {name}; if it lists pages to crawl, use -i {name}"
+        raise ConfigError(f"{name} is a file and not a URL: {advice}")
     if _FILE.match(text):
-        hint = "pass a file of URLs as --images FILE or -i FILE"
-        raise ConfigError(f"no such file: {text[:200]!r}, and it is not the address of a site; {hint}")
+        hint = "to crawl the URLs in a file, use --images FILE or -i FILE"
+        raise ConfigError(f"{text[:200]!r} is neither an existing file nor the address of a site; {hint}")
 
 
 def _seed_url(url: str, text: str) -> str:

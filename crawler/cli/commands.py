@@ -56,8 +56,10 @@ def cli(context: click.Context) -> None:
     \b
     crawler demo                                  try it: takes ten seconds, needs no network
     crawler run https://example.org/ -o out       crawl and download on this machine
-    crawler harvest https://example.org/ -o job   start a master; then start downloaders with:
-    crawler download job/join -o pictures         as many as you like, on any machine
+    crawler harvest https://example.org/ -o job   start a master, which writes the file job/join
+    crawler download job/join -o pictures         start a downloader for the master with this file
+
+    To download on other machines, too, copy job/join to each of them and start a downloader there.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -80,13 +82,17 @@ def run(**flags: Any) -> int:
     return preview_command(flags) if flags.pop("dry_run") else crawl_command(flags, _run_arguments)
 
 
-@cli.command(topic="distributed", short_help="Start a master: crawl pages and serve the queue.")
+@cli.command(topic="distributed", short_help="Start a master: crawl pages and hand out the images to downloaders.")
 @click.argument("urls", nargs=-1)
 @about_crawl
 @about_this_machine
 @about_output
 def harvest(**flags: Any) -> int:
-    """Start a master: crawl pages and serve the queue; downloaders join with the file OUTPUT/join."""
+    """Start a master: crawl pages and hand out the images to downloaders.
+
+    The command writes the file OUTPUT/join, which contains the address and the key of the master. Each downloader needs
+    it: to download on another machine, copy the file there and start `crawler download` with it.
+    """
     from crawler.cli.crawling import crawl_command
 
     return crawl_command(flags, None)
@@ -103,7 +109,10 @@ def harvest(**flags: Any) -> int:
 def download(
     join: Path, output: Path, connect: str | None, slot: int | None, quiet: bool, verbose: bool, debug: bool, **own: Any
 ) -> int:
-    """Start a downloader for the master in a join file (-: standard input); it ends with the crawl."""
+    """Start a downloader: save the images that a master hands out, until the crawl is over.
+
+    JOIN is the join file that the master has written, or a copy of it; - for standard input.
+    """
     from crawler.cli.downloading import download_command
 
     set_up_logs(None, quiet=quiet, verbose=verbose, debug=debug)
@@ -169,7 +178,9 @@ def retry(directory: Path, only: tuple[str, ...], **flags: Any) -> int:
 
 @cli.command(topic="maintenance", short_help="Check a crawl: records are consistent and every file is intact.")
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--store", "stores", multiple=True, metavar="PLACE", help="Check this store too: a directory or a URL.")
+@click.option(
+    "--store", "stores", multiple=True, metavar="PLACE", help="Check this store too: a downloader's directory or a URL."
+)
 @click.option(
     "--repair", "repairs", is_flag=True, help="Restore pictures or queue them again; repair the record files."
 )
@@ -207,11 +218,17 @@ def verify(directory: Path, stores: tuple[str, ...], repairs: bool, as_json: boo
     return 0 if (repaired if repairs else report).is_good else 9
 
 
-@cli.command(topic="maintenance", short_help="Copy pictures from other stores into the crawl's directory.")
+@cli.command(
+    topic="maintenance", short_help="Copy pictures from other directories or buckets into the crawl's directory."
+)
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("stores", nargs=-1, required=True)
 def gather(directory: Path, stores: tuple[str, ...]) -> int:
-    """Copy pictures from other stores into the crawl's directory, and update its records."""
+    """Copy pictures from other stores into the crawl's directory, and update its records.
+
+    Each of STORES is a directory that a downloader has saved pictures in (its -o), or a URL such as s3://bucket/prefix
+    (its --store). The crawl must not be running.
+    """
     from crawler.cli.maintenance_text import describe_gathered
     from crawler.cli.progress_bars import VerifyLine
     from crawler.maintenance.gather import gather as copy_pictures
@@ -258,9 +275,9 @@ def show_help(topic: str | None) -> int:
     if topic is None:
         titles = topics()
         width = max(map(len, titles))
-        click.echo("Topics of the guide, each shown by: crawler help TOPIC\n")
+        click.echo("Topics of the guide (to read one: crawler help TOPIC)\n")
         click.echo("\n".join(f"  {name:{width}}  {title}" for name, title in titles.items()))
-        click.echo("\nThe flags of a command: crawler COMMAND --help")
+        click.echo("\nTo list the flags of a command: crawler COMMAND --help")
     elif topic in cli.commands:
         command, root = cli.commands[topic], click.get_current_context().find_root()
         click.echo(command.get_help(click.Context(command, info_name=topic, parent=root)))

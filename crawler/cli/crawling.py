@@ -80,9 +80,11 @@ def preview_command(flags: dict[str, Any]) -> int:
     as_json = flags.pop("as_json")
     urls, inputs, images, config_file = (flags.pop(name) for name in ("urls", "inputs", "images", "config_file"))
     if flags.pop("refresh"):
-        raise ConfigError("--dry-run does not read an earlier crawl: omit --refresh")
+        raise ConfigError("--dry-run does not read an earlier crawl, so it can't refresh one: omit --refresh")
     if "-" in (*inputs, *images):
-        raise ConfigError("--dry-run can't read standard input, because it writes nothing to disk: pass a file")
+        raise ConfigError(
+            "--dry-run can't read standard input, because it would have to save it to the disk: pass a file"
+        )
     set_up_logs(None, quiet=quiet, verbose=verbose, debug=debug)
     config, _ = settings_for(output, sources_of(flags), config_file)
     console = Console(quiet=quiet)

@@ -139,8 +139,10 @@ def _flags(*names: str) -> Callable[[_Decorated], _Decorated]:
 
 
 about_output = _group(
-    click.option("-q", "--quiet", is_flag=True, help="Print only results, errors and the summary."),
-    click.option("-v", "--verbose", is_flag=True, help="Print each result and all log messages, even on a terminal."),
+    click.option("-q", "--quiet", is_flag=True, help="Print no progress and no warnings; results and errors remain."),
+    click.option(
+        "-v", "--verbose", is_flag=True, help="Print all log messages, too, and each result even on a terminal."
+    ),
     click.option("--debug", is_flag=True, help="Print debug messages and tracebacks."),
 )
 about_downloads = _flags("workers", "connections", "store")
@@ -159,6 +161,6 @@ about_crawl = _group(
         "-i", "--input", "inputs", multiple=True, metavar="FILE", help="File of seed URLs; - for standard input."
     ),
     click.option("--images", multiple=True, metavar="FILE", help="File of image URLs; - for standard input."),
-    click.option("--refresh", is_flag=True, help="Request all URLs again; report new, changed and gone images."),
+    click.option("--refresh", is_flag=True, help="Request all URLs again; report new, changed and removed images."),
     about_settings,
 )

@@ -103,7 +103,7 @@ def _next_step(summary: Summary, command: str) -> str:
         left = " and ".join(count(number, noun) for noun, number in waiting.items() if number)
         return f"{left} not requested because of the limits ({limits}); to continue, raise them"
     output = shlex.quote(str(summary.output))
-    return f"To look for new, changed or gone images:  crawler {command} -o {output} --refresh"
+    return f"To look for new, changed or removed images:  crawler {command} -o {output} --refresh"
 
 
 def _describe_near(found: NearDuplicates) -> str:

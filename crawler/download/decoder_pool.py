@@ -23,7 +23,7 @@ import msgspec
 from crawler.download.decoder_child import ANSWER, JOB, READY, DecoderResult
 from crawler.download.formats.base import Outline
 from crawler.download.verify import ImageInfo, prove
-from crawler.errors import InvalidImage, NoHandles
+from crawler.errors import TOO_MANY_FILES, InvalidImage, NoHandles
 from crawler.model import REASONS
 
 _log = logging.getLogger(__name__)
@@ -94,9 +94,11 @@ class DecoderPool:
                 return self._ask(slot, outline, max_pixels, with_phash, of_crash)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                raise NoHandles("too many open files: raise `ulimit -n` or use fewer threads with -t") from error
+                raise NoHandles(TOO_MANY_FILES) from error
             self._can_start = self._has_started
-            _log.warning("can't start a decoder process, so pictures are decoded in the worker: %s", error)
+            _log.warning(
+                "can't start a decoder process, so the downloader decodes pictures in its own process: %s", error
+            )
         finally:
             self._free.put(slot)
         return prove(outline, max_pixels, with_phash=with_phash)

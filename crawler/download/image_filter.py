@@ -43,7 +43,8 @@ class ImageFilter(Struct, frozen=True, kw_only=True):
         if min(width, height) < self.min_size:
             raise RequestFailed("too-small", f"{width}x{height} pixels")
         if self.max_aspect is not None and max(width, height) > self.max_aspect * min(width, height):
-            raise RequestFailed("filtered", f"{width}x{height} pixels, more than {self.max_aspect:g} to 1")
+            detail = f"{width}x{height} pixels: the longer side is over {self.max_aspect:g} times the shorter one"
+            raise RequestFailed("filtered", detail)
         return header.animated is not None or self.animated == "keep"
 
 

@@ -139,25 +139,29 @@ class NameTemplate:
 def _parse(template: str) -> list[tuple[str, str | None]]:
     """Return the parts of a template: literal text, and the field after it."""
     if len(template) > _MAX_TEMPLATE:
-        raise ConfigError(f"name must not be longer than {_MAX_TEMPLATE} characters, not {len(template)}")
+        raise ConfigError(
+            f"the name template has {len(template)} characters, and must not be longer than {_MAX_TEMPLATE}"
+        )
     try:
         parts = [(literal, field, spec or how) for literal, field, spec, how in string.Formatter().parse(template)]
     except ValueError as error:
-        raise ConfigError(f"name {template!r}: {error}") from error
+        raise ConfigError(f"the name template {template!r} is invalid: {error}") from error
     for literal, field, extra in parts:
         if field is not None and field not in _FIELDS:
-            raise ConfigError(f"name has no field {{{field}}} (known: {', '.join(_FIELDS)})")
+            raise ConfigError(f"there is no field {{{field}}} for the name template (known: {', '.join(_FIELDS)})")
         if extra:
-            raise ConfigError(f"name must contain {{{field}}} without {extra!r}")
+            raise ConfigError(f"the name template must contain {{{field}}} without {extra!r}")
         if refused := re.search(_OUTSIDE, literal.replace("/", "")):
-            raise ConfigError(f"name must not contain {refused[0]!r}, which not every file system allows")
+            raise ConfigError(f"the name template must not contain {refused[0]!r}, which some file systems forbid")
     skeleton = "".join(literal + ("x" if field else "") for literal, field, _ in parts)
     for segment in skeleton.split("/"):
         if not is_safe(segment):
             problem = f"the segment {segment!r}" if segment else "an empty segment"
-            raise ConfigError(f"name {template!r} must not contain {problem}, which not every file system allows")
+            raise ConfigError(
+                f"the name template {template!r} must not contain {problem}, which some file systems forbid"
+            )
     if skeleton.count("/") > _MAX_FOLDERS:
-        raise ConfigError(f"name must not contain more than {_MAX_FOLDERS} folders")
+        raise ConfigError(f"the name template must not contain more than {_MAX_FOLDERS} folders")
     return [(literal, field) for literal, field, _ in parts]
 
 

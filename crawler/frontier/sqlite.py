@@ -103,8 +103,9 @@ class SqliteFrontier:
 
     def hello(self, worker: str, protocol: int, about: WorkerInfo = _UNKNOWN) -> dict[str, Any]:
         if protocol != PROTOCOL:
-            side = "worker" if protocol < PROTOCOL else "master"
-            raise AccessError(f"{worker} speaks protocol {protocol}, the master {PROTOCOL}: upgrade the {side}")
+            side = "downloader" if protocol < PROTOCOL else "master"
+            versions = f"{worker} uses version {protocol} of the queue's protocol, the master version {PROTOCOL}"
+            raise AccessError(f"{versions}: upgrade the {side}")
         with self._changed:
             now = self._clock()
             known = self._registry.heard(worker, now)
@@ -161,7 +162,11 @@ class SqliteFrontier:
                     hosts.add(turn.host)
             quiet = {host.key: host.health.blocked_until - now for host in hosts if host.health.blocked_until > now}
             if is_double:  # the previous process of the worker still runs
-                _log.warning("%s runs twice: two machines share a store.json; delete it on one of them", worker)
+                _log.warning(
+                    "two running downloaders have the name %s, because their directories have the same store.json:"
+                    " stop one of them and delete its store.json",
+                    worker,
+                )
         return Renewal(lost=tuple(lost), quiet=quiet)
 
     def complete(self, worker: str, outcomes: Sequence[Outcome], ended_turns: Sequence[str]) -> tuple[Verdict, ...]:

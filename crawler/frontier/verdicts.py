@@ -229,7 +229,7 @@ class OutcomeApplier:
         for host, health in learned.items():
             if health.outages > host.health.outages:
                 seconds = health.blocked_until - now
-                _log.warning("%s is down: its requests wait for %.0f s", host.key, seconds)
+                _log.warning("the host %s is down: requests to it wait for %.0f s", host.key, seconds)
             if is_news(host.saved_health, health):
                 host.saved_health = health
             self._scheduler.set_health(host, health)

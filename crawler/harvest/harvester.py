@@ -143,7 +143,9 @@ class Harvester:
         if document is None:
             return Outcome(status="done", reason="unsupported-format")
         if document.truncated or is_cut:
-            logger.warning("%s is incomplete: read its beginning, with %d images", request.url, len(document.images))
+            logger.warning(
+                "%s is incomplete: only its beginning was read, with %d images", request.url, len(document.images)
+            )
         policy = header_policy(response.headers.get("referrer-policy", ""))
         context = context_of(request, canonicalize(response.url), document, policy)
         outcome = self._harvest(context, document, response)
@@ -223,7 +225,7 @@ class Harvester:
         for part in feed.fragments:
             characters, markup = characters - len(part.html), markup - part.html.count("<")
             if characters < 0 or markup < 0:
-                logger.warning("the feed %s is too long: read only its beginning", part.url)
+                logger.warning("the feed %s is too long: only its beginning was read", part.url)
                 return
             yield extract(part.html, part.url, parser=self._parser, lazy=self._lazy), canonicalize(part.url)
 

@@ -201,8 +201,8 @@ def _regex(text: str, pattern: str) -> _Matches:
     if not longest:
         bounded = f"{{1,{_FEW}}}"
         raise ConfigError(
-            f"pattern {pattern!r}: more than {max(_LONGEST)} unbounded repetitions (* + {{n,}}); "
-            f"write {bounded} for some of them"
+            f"pattern {pattern!r}: more than {max(_LONGEST)} repetitions have no upper limit (*, + or {{n,}}); "
+            f"limit some of them, for example with {bounded}"
         )
     return lambda url: len(url) <= longest and compiled.fullmatch(url) is not None
 

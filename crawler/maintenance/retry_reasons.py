@@ -25,7 +25,7 @@ def parse_reasons(texts: Iterable[str]) -> frozenset[str]:
         if word not in REASONS and not _HTTP.fullmatch(word):
             raise ConfigError(f"--only: unknown reason {word!r}{_guess(word)}")
     if not reasons:
-        raise ConfigError("--only needs a reason, such as timeout or http-5xx")
+        raise ConfigError("--only needs the reasons to retry, such as timeout,http-5xx")
     return reasons
 
 

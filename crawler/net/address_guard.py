@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 from urllib3.util.connection import allowed_gai_family
 
-from crawler.errors import MessageError, NoHandles, RequestFailed
+from crawler.errors import TOO_MANY_FILES, MessageError, NoHandles, RequestFailed
 from crawler.net.special_addresses import BLOCKED_PORTS, LOOPBACK, METADATA, PRIVATE, Address, objection_to
 from crawler.urls import host_and_port, is_loopback
 
@@ -93,7 +93,9 @@ class Guard:
                 if self._exempt.get(key) == exemption:
                     continue
                 if key not in self._exempt and len(self._exempt) >= _MAX_EXEMPT:
-                    _log.warning("only %d private seeds can be exempt; for more, use --allow-private", _MAX_EXEMPT)
+                    _log.warning(
+                        "only %d seeds with private addresses are permitted; for more, use --allow-private", _MAX_EXEMPT
+                    )
                     break
                 self._exempt[key] = exemption
                 self._exempt_addresses[key] = frozenset(map(ipaddress.ip_address, exemption.addresses))
@@ -213,7 +215,7 @@ def exemptions_in(settings: Mapping[str, Any]) -> tuple[Exemption, ...]:
     try:
         return msgspec.convert(settings.get("exempt", ()), tuple[Exemption, ...])
     except msgspec.ValidationError as error:
-        raise MessageError(f"the master's list of private seeds is not valid: {error}") from error
+        raise MessageError(f"the master sent an invalid list of seeds with private addresses: {error}") from error
 
 
 def exemptions(seeds: Iterable[str], *, look_up: bool) -> list[Exemption]:
@@ -274,8 +276,8 @@ def _connect(infos: Sequence[Any], seconds: float | None, options: Sequence[tupl
             if sock is not None:
                 sock.close()
             if error.errno in _NO_HANDLES:
-                raise NoHandles("too many open files: raise `ulimit -n` or use fewer threads with -t") from error
+                raise NoHandles(TOO_MANY_FILES) from error
         else:
             sock.settimeout(seconds)
             return sock
-    raise failure or OSError("no address to connect to")
+    raise failure or OSError("the host has no IP address to connect to")

@@ -119,7 +119,7 @@ class CurlFetcher:
         """Abort all fetches in progress; they end with ``cancelled``. Any thread may call this."""
 
         def cut() -> None:
-            error = RequestFailed("cancelled", "aborted during the transfer")
+            error = RequestFailed("cancelled", "the crawler aborted the transfer")
             for transfer in list(self._active.values()):
                 transfer.error = error
                 self._stop(transfer)

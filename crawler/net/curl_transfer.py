@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import pycurl
 from urllib3 import HTTPResponse
 
-from crawler.errors import CrawlerError, NoHandles, RequestFailed, UnreadableHead
+from crawler.errors import TOO_MANY_FILES, CrawlerError, NoHandles, RequestFailed, UnreadableHead
 from crawler.model import Request
 from crawler.net.exchange import FRAMING, MAX_HEADER_BYTES, NETWORK_ERRORS, classify
 from crawler.net.fetcher import Receiver, Response, TransferLimits
@@ -134,8 +134,8 @@ class Waits:
         elif has_head and self._seen != seen:
             self._since = now
         elif now - self._since >= limits.first_byte:
-            part = "body" if has_head else "headers"
-            return RequestFailed("timeout", f"no {part} for {limits.first_byte:.3g} s", retryable=True)
+            what = "no data of the body for" if has_head else "headers not complete after"
+            return RequestFailed("timeout", f"{what} {limits.first_byte:.3g} s", retryable=True)
         return self._too_slow(now, received) if has_head else None
 
     def _too_slow(self, now: float, received: int) -> RequestFailed | None:
@@ -145,7 +145,7 @@ class Waits:
         count = received - self._window_seen
         self._window_since, self._window_seen = now, received
         if count and count / seconds < self._limits.min_speed:
-            return RequestFailed("too-slow", f"{count / seconds:.0f} bytes per second", retryable=True)
+            return RequestFailed("too-slow", self._limits.too_slow(count / seconds), retryable=True)
         return None
 
 
@@ -172,7 +172,7 @@ class HeadReader:
         """Take a line; return whether it ends the head. Raise `RequestFailed`, or `UnreadableHead`."""
         self.received += len(line)
         if self.received > MAX_HEADER_BYTES:
-            raise RequestFailed("too-large", f"headers of more than {MAX_HEADER_BYTES} bytes")
+            raise RequestFailed("too-large", f"the headers have more than {MAX_HEADER_BYTES} bytes")
         if self.is_complete:
             return False
         if not self._lines and not _STATUS_LINE.match(line):
@@ -180,7 +180,7 @@ class HeadReader:
         if line not in (b"\r\n", b"\n"):
             self._lines.append(line)
             if len(self._lines) > MAX_LINES + 1:
-                raise RequestFailed("too-large", f"headers of more than {MAX_LINES} lines")
+                raise RequestFailed("too-large", f"the headers have more than {MAX_LINES} lines")
             return False
         lines, self._lines = self._lines, []
         self.status = int(lines[0][9:12])
@@ -324,7 +324,7 @@ class Transfer:
         self.close()
         self._tries_left -= 1
         if self._tries_left < 0:
-            self.error = RequestFailed("connect", "connections end without an answer", retryable=True)
+            self.error = RequestFailed("connect", "the server closes connections without a response", retryable=True)
             return pycurl.PREREQFUNC_ABORT
         return pycurl.PREREQFUNC_OK
 
@@ -340,7 +340,7 @@ class Transfer:
             self._socket.dup().close()  # pycurl uses a duplicate; if it gets none, that looks like a failed connection
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                self.error = NoHandles("too many open files: raise `ulimit -n` or use fewer connections with -t")
+                self.error = NoHandles(TOO_MANY_FILES)
             return pycurl.SOCKET_BAD
         return self._socket
 
@@ -357,7 +357,9 @@ class Transfer:
         if self._response is not None:
             if self._file is not None and self._file.is_rest(self._received_before, status, headers, head.length):
                 return True
-            raise RequestFailed("truncated", f"response {status} is not the requested part", retryable=True)
+            raise RequestFailed(
+                "truncated", f"the server did not send the rest of the file (status {status})", retryable=True
+            )
         self._response = response = Response(
             self._url,
             status,
@@ -381,14 +383,14 @@ class Transfer:
 
     def _take_data(self, data: bytes) -> bool:
         if self._response is None:
-            raise RequestFailed("connect", "bytes before the head")  # after a change of the protocol
+            raise RequestFailed("connect", "the server sent data before the headers")  # after a change of the protocol
         self._received += len(data)
         self._driver.held_bytes += len(data)
         self._body_left -= len(data)
         if self._is_draining:
             return self._body_left >= 0
         if self._body_left < 0:
-            raise RequestFailed("too-large", "more bytes on the wire than body and framing need")
+            raise RequestFailed("too-large", "the response is longer than its body and framing need")
         if self._is_compressed:
             self._compressed.append(data)
         else:
@@ -481,7 +483,7 @@ class Transfer:
         if code in _UNREAD:
             return UnreadableHead("connect", text)
         if self._head.has_begun:
-            return RequestFailed("truncated", "the headers break off", retryable=True)
+            return RequestFailed("truncated", "the connection ended within the headers", retryable=True)
         reason, retryable = _FAILURES.get(code, ("connect", True))
         has_answer = self.waits.is_connected or self.easy.getinfo(pycurl.HTTP_CONNECTCODE)  # of a proxy
         is_down = code in _UNCONNECTED and not has_answer

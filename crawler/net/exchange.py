@@ -177,7 +177,7 @@ class Exchange(io.RawIOBase):
         """
         left = self._deadline - self._clock()
         if self._is_aborted:
-            raise RequestFailed("cancelled", "aborted during the transfer")
+            raise RequestFailed("cancelled", "the crawler aborted the transfer")
         if left <= 0:
             is_head = self._headers_left is not None
             part = "headers" if is_head else "body"
@@ -218,18 +218,18 @@ class Exchange(io.RawIOBase):
         """Check the size of the headers, or size and speed of the body, after a read of ``count`` bytes."""
         if self._headers_left is not None:
             if count and self._headers_left == 0:  # the previous read may have included some of the body
-                raise RequestFailed("too-large", f"headers of more than {MAX_HEADER_BYTES} bytes")
+                raise RequestFailed("too-large", f"the headers have more than {MAX_HEADER_BYTES} bytes")
             self._headers_left -= count
             return
         self._body_left -= count
         if self._body_left < 0:
-            raise RequestFailed("too-large", "more bytes on the wire than body and framing need")
+            raise RequestFailed("too-large", "the response is longer than its body and framing need")
         self._window_bytes += count
         self._window_seconds += seconds
         if self._window_seconds >= self._limits.window:
             speed = self._window_bytes / self._window_seconds
             if count and speed < self._limits.min_speed:
-                raise RequestFailed("too-slow", f"{speed:.0f} bytes per second", retryable=True)
+                raise RequestFailed("too-slow", self._limits.too_slow(speed), retryable=True)
             self._window_bytes, self._window_seconds = 0, 0.0
 
     def close(self) -> None:

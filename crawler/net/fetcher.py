@@ -64,6 +64,10 @@ class TransferLimits(Struct, frozen=True, kw_only=True):
     min_speed: int = 1024
     window: float = 10.0
 
+    def too_slow(self, speed: float) -> str:
+        """Return what is wrong with a body that arrives at ``speed`` bytes per second."""
+        return f"the body arrives at {speed:.0f} bytes per second; the minimum is {self.min_speed}"
+
 
 class _Body(Protocol):
     """Interface of the source of a `Response`'s bytes; every fetcher implements it."""
@@ -185,7 +189,7 @@ class Response:
         """Raise ``too-large`` if the announced body is too long. `chunks` does this; so do fetchers without it."""
         declared, limit = self._declared(), self._conditions.max_bytes
         if declared is not None and declared > limit:
-            raise RequestFailed("too-large", f"{declared} bytes announced, {limit} allowed")
+            raise RequestFailed("too-large", f"the response has {declared} bytes; the limit is {limit} bytes")
 
     def count(self, piece: bytes) -> None:
         """Count a piece of the decompressed body; raise ``too-large`` or ``decompression-limit`` if it is too long."""

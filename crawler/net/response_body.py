@@ -128,7 +128,7 @@ class NetworkBody:
         self._raw, self._exchange, self._received_before = raw, exchange, start
         if file.is_rest(start, raw.status, raw.headers, raw.length_remaining):
             return True
-        logger.debug("not resumed: response %d is not the requested part", raw.status)
+        logger.debug("not resumed: the server did not send the rest of the file (status %d)", raw.status)
         return False
 
     def _release(self) -> None:

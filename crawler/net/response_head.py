@@ -65,9 +65,9 @@ class ResponseHead(http.client.HTTPResponse):
         lines: list[bytes] = []
         while (line := self.fp.readline(MAX_HEADER_BYTES)) not in (b"\r\n", b"\n"):
             if not line:
-                raise RequestFailed("truncated", "the headers break off", retryable=True)
+                raise RequestFailed("truncated", "the connection ended within the headers", retryable=True)
             if len(lines) == MAX_LINES:
-                raise RequestFailed("too-large", f"headers of more than {MAX_LINES} lines")
+                raise RequestFailed("too-large", f"the headers have more than {MAX_LINES} lines")
             lines.append(line)
         return b"".join(lines)
 
@@ -167,5 +167,5 @@ def content_length(values: Iterable[str]) -> int | None:
     lengths = {word.strip(" \t") for line in values for word in line.split(",")}
     lengths.discard("")
     if len(lengths) > 1:
-        raise RequestFailed("connect", f"different lengths: {', '.join(sorted(lengths))[:100]}")
+        raise RequestFailed("connect", f"the response states different lengths: {', '.join(sorted(lengths))[:100]}")
     return next((int(length) for length in lengths if _LENGTH.fullmatch(length)), None)

@@ -17,8 +17,8 @@ def require_loopback(address: Address) -> None:
     """
     if not is_loopback(address[0]):
         raise ConfigError(
-            f"{format_address(address)} is another machine, and the join file has no certificate;"
-            " start the master with --listen HOST:PORT and copy its join file again"
+            f"{format_address(address)} is the address of another machine, and the join file has no certificate;"
+            " to connect to another machine, start the master with --listen HOST:PORT and copy its join file again"
         )
 
 

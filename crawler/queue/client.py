@@ -309,7 +309,8 @@ class ResultQueueProxy:
     def _put_failure(
         self, worker: str, refused: Outcome, ended_turns: Sequence[str], error: MessageError
     ) -> tuple[Verdict, ...]:
-        log.error("the master refused the result of a request, which is recorded as failed (internal): %s", error)
+        url = "a request" if refused.record is None else refused.record.url
+        log.error("the master did not accept the result of %s, and records it as failed (internal): %s", url, error)
         failure = Outcome(status="done", token=refused.token, reason="internal")
         verdicts = self._link.call(RESULTS, "put", worker, (failure,), tuple(ended_turns))
         return self._checked(cast(tuple[Verdict, ...], verdicts), 1)
@@ -317,7 +318,8 @@ class ResultQueueProxy:
     @staticmethod
     def _checked(verdicts: tuple[Verdict, ...], number: int) -> tuple[Verdict, ...]:
         if len(verdicts) != number:
-            raise MessageError("the master did not confirm each result; install the same release on both machines")
+            counts = f"the master confirmed {len(verdicts)} results instead of {number}"
+            raise MessageError(f"{counts}; install the same release on the master and the downloader")
         return verdicts
 
     def records(self, after: int, limit: int) -> tuple[tuple[int, ImageRecord], ...]:

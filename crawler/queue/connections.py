@@ -137,7 +137,7 @@ class Connections:
         """Make a stranger that has proved the key a worker; return why that is refused, or an empty string."""
         with self._lock:
             if channel not in self._strangers:
-                return "closed in favour of newer connections"
+                return "closed to accept newer connections"
             victim = self._victim(channel)
             if victim is channel:
                 return f"too many busy connections ({len(self._workers)} in total)"

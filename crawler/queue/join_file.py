@@ -177,7 +177,8 @@ def refuse_shared(path: Path, mode: int) -> None:
     if os.name != "posix" or not stat.S_IMODE(mode) & 0o077:
         return
     if _keeps_modes(path, mode):
-        raise ConfigError(f"others can read the key in {path}; run: chmod 600 {shlex.quote(str(path))}")
+        command = f"chmod 600 {shlex.quote(str(path))}"
+        raise ConfigError(f"other users of this machine can read the key in {path}; run: {command}")
     _warn_of_modes(path.resolve().parent)
 
 
@@ -199,7 +200,8 @@ def _keeps_modes(path: Path, mode: int) -> bool:
 @lru_cache(maxsize=64)  # once for each directory
 def _warn_of_modes(directory: Path) -> None:
     log.warning(
-        "others on this machine can read the keys in %s: it is on a file system without permissions",
+        "other users of this machine can read the keys in %s, because its file system keeps no permissions;"
+        " to keep the keys secret, use a directory on another disk",
         directory,
     )
 
@@ -243,7 +245,8 @@ def _parse(path: Path, data: bytes) -> JoinFile:
     except (msgspec.MsgspecError, ValueError, RecursionError, ConfigError):
         raise invalid from None  # the cause may quote the key
     if join is None:
-        raise ConfigError(f"{path} is of version {version}, not {VERSION}; install the same release on both machines")
+        versions = f"has version {version} of the join file, and this release reads version {VERSION}"
+        raise ConfigError(f"{path} {versions}; install the same release on the master and the downloader")
     if len(key) != _KEY_BYTES or not addresses:
         raise invalid
     return join

@@ -192,7 +192,7 @@ class QueueManager(managers.BaseManager):
             raise ConfigError(f"the key has {len(self._key)} bytes; use at least {_MIN_KEY_BYTES} random bytes")
         if tls is None and not is_loopback(address[0]):
             where = format_address(address)
-            raise ConfigError(f"{where} can be reached by other machines; serve with TLS, or on 127.0.0.1")
+            raise ConfigError(f"other machines can connect to {where}: pass a certificate for TLS, or use 127.0.0.1")
         context = None if tls is None else server_context(tls)
         registry = self._registry  # type: ignore[attr-defined]  # typeshed leaves it out
         try:

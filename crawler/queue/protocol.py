@@ -187,7 +187,8 @@ def read_call(frame: wire.Buffer) -> tuple[str | None, str, tuple[Any, ...]]:
     ident, method, raw, _ = wire.decode(frame, _CALL)
     signature = SIGNATURES.get(ident, {}).get(method)
     if signature is None:
-        raise MessageError("the queue has no such method; install the same release on both machines")
+        advice = "install the same release on the master and the downloader"
+        raise MessageError(f"the master's queue has no method {method[:50]!r}; {advice}")
     return ident, method, signature.read_arguments(raw)
 
 

@@ -130,11 +130,11 @@ class Server(managers.Server):
                 continue
             except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no more threads
                 if not is_short and not self.stop_event.is_set():
-                    log.warning("can't accept connections for now: %s", error)
+                    log.warning("can't accept connections from downloaders at the moment, trying again: %s", error)
                 is_short = True
                 self.stop_event.wait(_RETRY_SECONDS)
             if self._connections.driven_out != before:
-                self._warnings.warn("too many connections: closed some in favour of newer ones")
+                self._warnings.warn("too many connections: closed some to accept newer ones")
                 self.stop_event.wait(_PAUSE)
 
     def handle_request(self, conn: Any) -> None:
@@ -160,7 +160,7 @@ class Server(managers.Server):
             conn.allow(None)
             conn.peek(1)
             if not self._connections.work(conn):
-                raise EOFError("closed in favour of another connection")
+                raise EOFError("the master closed it to accept another connection")
             conn.allow(self._limits.message)
             self._serve_call(conn)
 
@@ -183,7 +183,7 @@ class Server(managers.Server):
             MessageError: the queue does not exist.
         """
         if typeid not in self._queues:
-            raise MessageError("there is no such queue")
+            raise MessageError(f"the master has no queue {typeid[:50]!r}")
         return typeid, tuple(protocol.SIGNATURES[typeid])
 
     def _accept(self) -> None:
@@ -252,7 +252,7 @@ class Server(managers.Server):
         is_sent = False
         try:
             if grant is not None and not conn.is_quiet():
-                raise EOFError("it disconnected while it waited for work")
+                raise EOFError("the downloader disconnected while it waited for work")
             is_sent = self._send(conn, answer, memory)
         finally:
             if grant is not None and not is_sent:
@@ -268,7 +268,7 @@ class Server(managers.Server):
                 conn.allow(self._limits.message)
             conn.send_bytes(frame)
         except MessageError as error:
-            log.error("can't answer %s: %s", conn.peer, error)
+            log.error("can't send an answer to %s: %s", conn.peer, error)
             conn.send(("#ERROR", to_wire(error)))
             return False
         return True
@@ -284,7 +284,11 @@ class Server(managers.Server):
         try:
             self._frontier.complete(worker, released, [turn.id for turn in grant.turns])
         except Exception:  # the frontier may be closing, too
-            log.warning("could not release these requests; their leases will expire", exc_info=True)
+            log.warning(
+                "can't take requests back from %s, which has disconnected; they wait until their leases expire",
+                worker,
+                exc_info=True,
+            )
 
 
 class _AnswerMemory(ExitStack):
@@ -327,6 +331,6 @@ class _PeerWarnings:
             self._number += 1
             is_logged = self._number <= _MAX_WARNINGS
         if suppressed:
-            log.warning("suppressed %d more warnings about peers", suppressed)
+            log.warning("left out %d more warnings about connections to the queue", suppressed)
         if is_logged:
             log.warning(text, *words)

@@ -210,7 +210,7 @@ class Channel:
         while view:
             number = self._until_deadline(self._sock.recv_into, view[:_READ_MOST])
             if not number:
-                raise OSError("the connection ended within a frame")
+                raise OSError("the connection ended in the middle of a message")
             view = view[number:]
         return frame
 
@@ -219,7 +219,7 @@ class Channel:
         limit = self.reads if maxlength is None else min(maxlength, self.reads)
         size = int.from_bytes(self.peek(_HEADER), "big")
         if size > limit:
-            raise OSError(f"a frame of {size} bytes is announced, {limit} are allowed")
+            raise OSError(f"a message of {size} bytes was announced; the limit is {limit} bytes")
         return size
 
     def send(self, message: object) -> None:
@@ -266,7 +266,7 @@ class Channel:
         while (missing := size - len(self._inbox)) > 0:
             chunk = self._until_deadline(self._sock.recv, min(max(missing, _READ), _READ_MOST))
             if not chunk and self._inbox:
-                raise OSError("the connection ended within a frame")
+                raise OSError("the connection ended in the middle of a message")
             if not chunk:
                 raise EOFError("the connection was closed")
             self._inbox += chunk
@@ -276,7 +276,7 @@ class Channel:
         while True:
             left = _SLICE if self._deadline is None else self._deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError("the peer took too long")
+                raise TimeoutError("the connection timed out")
             self._sock.settimeout(min(left, _SLICE))
             with suppress(TimeoutError):
                 return operation(argument)

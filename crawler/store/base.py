@@ -70,4 +70,4 @@ def parse_store_id(content: bytes, where: str) -> str:
             return str(fields["id"])
     except (ValueError, LookupError, TypeError):
         pass
-    raise ConfigError(f"{where} is damaged: restore it, or delete it to give this store a new id")
+    raise ConfigError(f"{where} is damaged: restore it from a backup, or delete it to give this store a new id")

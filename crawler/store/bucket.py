@@ -184,13 +184,17 @@ def _open_file_system(url: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:
-        raise ConfigError(f"{scheme}:// needs an extra: pip install imgcrawler[cloud]") from error
+        raise ConfigError(
+            f"store: {scheme}:// needs an extra that is missing: pip install imgcrawler[cloud]"
+        ) from error
     try:
         # Cached listings would hide the changes of other machines.
         fs, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
     except ImportError as error:
         package = {"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}.get(scheme, "imgcrawler[cloud]")
-        raise ConfigError(f"{scheme}:// is not installed: pip install {package}") from error
+        raise ConfigError(f"store: {scheme}:// needs a package that is missing: pip install {package}") from error
     except ValueError as error:
-        raise ConfigError(f"store: unknown URL scheme {scheme}://") from error
+        raise ConfigError(
+            f"store: unknown URL scheme {scheme}:// (known: s3://, gs://, az:// and others of fsspec)"
+        ) from error
     return fs, str(root).rstrip("/")

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
 
-from crawler.errors import DiskError, DiskTrouble, NoHandles
+from crawler.errors import TOO_MANY_FILES, DiskError, DiskTrouble, NoHandles
 
 #: Final name, process id, start time of the process if the system provides it, and a random number.
 _PART = re.compile(r"\..+?\.(\d+)(?:-(\d+))?\.[0-9a-f]{8}\.part")
@@ -38,8 +38,8 @@ _ADVICE = {
     "EEXIST": "a file is in the way: choose another directory with -o",
     "ENOTDIR": "a file is in the way: choose another directory with -o",
     "EIO": "the disk reports errors: check it before you continue",
-    "EMFILE": "too many open files: raise `ulimit -n` or use fewer threads with -t",
-    "ENFILE": "too many open files on this machine: close other programs or use fewer threads with -t",
+    "EMFILE": TOO_MANY_FILES,
+    "ENFILE": "too many open files on this machine: close other programs or use fewer connections with -t",
 }
 #: Names of temporary errors, which end when the user frees space or repairs the disk, or when less work runs.
 _TEMPORARY: dict[str, type[DiskTrouble]] = {

@@ -152,7 +152,7 @@ class DiskPause:
         # A probe that succeeds is trusted only within the patience if writes have failed after an earlier one.
         if error is None and (remaining > 0 or not self._is_repeated):
             if not self._is_repeated:
-                _log.warning("resumed: %s can be written again%s", *self._fullest_disk())
+                _log.warning("resumed: %s accepts data again%s", *self._fullest_disk())
             self._waited += now - self._began
             self._error = None
         elif remaining <= 0:
@@ -209,7 +209,7 @@ def _device(folder: Path) -> int:
 def _advice(error: DiskError, trouble: str) -> str:
     if isinstance(error, NoHandles):
         return "resumes by itself, with less parallel work"
-    return f"resumes by itself once {'some space is free' if trouble in _SPACE else 'it can be written'}"
+    return f"resumes by itself once {'some space is free' if trouble in _SPACE else 'the disk accepts data again'}"
 
 
 def _describe(error: DiskError) -> str:

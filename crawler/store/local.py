@@ -110,7 +110,7 @@ class LocalStore:
     def restore(self) -> None:
         """Write ``store.json`` again if it was removed: without it the store of these images is unknown."""
         if not self._id_file.exists():
-            _log.warning("%s was missing; wrote it again", self._id_file)
+            _log.warning("%s was missing and was written again", self._id_file)
             with disk_faults(self._id_file):
                 self._write_id(self.id)
 
@@ -186,7 +186,7 @@ class LocalStore:
         with disk_faults(path):
             target = None if leads_out(self.root, key) else move_aside(Path(path), self.root / DAMAGED)
         if target is not None:
-            _log.warning("%s was not a regular file; moved to %s", path, target)
+            _log.warning("%s was not a regular file and was moved to %s", path, target)
         return target is not None
 
     def are_two(self, key: str, other: str) -> bool:

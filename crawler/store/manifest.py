@@ -114,7 +114,7 @@ class ManifestWriter:
     def _records_lost(self) -> DiskError:
         return DiskError(
             f"{self.manifest} has records that frontier.sqlite has lost: restore a copy of frontier.sqlite, or rename"
-            " the manifest to continue without them"
+            " the manifest; the crawl then continues without them and requests their URLs again"
         )
 
     @property

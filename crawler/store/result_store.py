@@ -229,7 +229,8 @@ def _records(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
     release = try_to_own(directory, name=".lock-manifest", patience=_PATIENCE)
     if release is None:
-        raise DiskError(f"another process still locks the records in {directory}: check whether it is suspended")
+        advice = "look for a crawler process that is suspended, and resume or end it"
+        raise DiskError(f"another process still locks the records in {directory} after {_PATIENCE:.0f} s: {advice}")
     try:
         yield
     finally:

@@ -180,8 +180,11 @@ def test_a_damaged_settings_file_is_named(settle: Settle) -> None:
             "f.toml: unknown key 'zzz' in [harvest] (known: candidates, depth, exclude, include, "
             "lazy, max_page_bytes, parser, scope, sitemaps)",
         ),
-        ({"harvest": 5}, "f.toml: harvest must be a section: [harvest]"),
-        ({"harvest": [{}]}, "f.toml: harvest must be a section: [harvest]"),
+        ({"harvest": 5}, "f.toml: harvest is the name of a section; write [harvest] and its keys in the lines below"),
+        (
+            {"harvest": [{}]},
+            "f.toml: harvest is the name of a section; write [harvest] and its keys in the lines below",
+        ),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_known_one(tables: dict[str, Any], complaint: str) -> None:

@@ -169,7 +169,7 @@ def test_a_changed_list_is_read_again_and_a_missing_one_stays_in_force(
     assert "Pinned: 1 picture from" in ended.err
     Path("pins.jsonl.gz").unlink()
     ended = call("run", "-w", 0)
-    assert ended.code == 0 and "pictures are still compared with its last version" in ended.err
+    assert ended.code == 0 and "pictures are compared with the pins of an earlier run" in ended.err
 
 
 @pytest.mark.parametrize(

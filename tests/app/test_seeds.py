@@ -87,7 +87,10 @@ def test_a_seed_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     Path(name).touch()
     text = refused(CrawlInput(seeds=(name,)))
-    assert text == f"{name} is a file. Image URLs in it: --images {name}; pages to crawl: -i {name}"
+    assert text == (
+        f"{name} is a file and not a URL: if it lists image URLs, use --images {name};"
+        f" if it lists pages to crawl, use -i {name}"
+    )
     assert seed("https://example.org") == "https://example.org/"
 
 
@@ -95,7 +98,9 @@ def test_a_seed_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     "name", ["laion.csv", "LIST.TXT", "index.html", "./x", "../x", "/x/y", "~/x", ".\\x", "C:\\pictures\\list"]
 )
 def test_a_seed_that_can_only_be_a_file_is_refused_if_the_file_is_missing(name: str) -> None:
-    assert refused(CrawlInput(seeds=(name,))).startswith(f"no such file: {name!r}, and it is not the address of a site")
+    assert refused(CrawlInput(seeds=(name,))).startswith(
+        f"{name!r} is neither an existing file nor the address of a site"
+    )
 
 
 @pytest.mark.parametrize("name", ["example.org/list.txt", "files.example", "csv", "list.md", "data.zip"])

@@ -146,7 +146,7 @@ def test_the_same_record_has_the_same_name_and_other_bytes_another() -> None:
 @pytest.mark.parametrize(
     ("template", "complaint"),
     [
-        ("{host}/{nmae}", r"name has no field \{nmae\} \(known: host, path, file"),
+        ("{host}/{nmae}", r"there is no field \{nmae\} for the name template \(known: host, path, file"),
         ("{}", "no field"),
         ("{0}", "no field"),
         ("{alt.x}", "no field"),

@@ -52,7 +52,7 @@ def test_hello_returns_the_settings(make: Make) -> None:
     assert make(user_agent="x").hello("w1", PROTOCOL) == {"user_agent": "x"}
 
 
-@pytest.mark.parametrize(("protocol", "side"), [(PROTOCOL + 1, "master"), (PROTOCOL - 1, "worker")])
+@pytest.mark.parametrize(("protocol", "side"), [(PROTOCOL + 1, "master"), (PROTOCOL - 1, "downloader")])
 def test_hello_names_the_side_to_upgrade(make: Make, protocol: int, side: str) -> None:
     with pytest.raises(AccessError, match=f"upgrade the {side}"):
         make().hello("w1", protocol)
@@ -293,7 +293,10 @@ def test_a_new_life_with_a_clock_set_back_frees_the_leases_of_the_last_one(
     assert bool(urls(lease(frontier, worker="w2"))) == is_freed
 
 
-TWICE = "w1 runs twice: two machines share a store.json; delete it on one of them"
+TWICE = (
+    "two running downloaders have the name w1, because their directories have the same store.json:"
+    " stop one of them and delete its store.json"
+)
 
 
 def life(number: int, **fields: Any) -> WorkerInfo:

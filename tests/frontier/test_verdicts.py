@@ -144,7 +144,7 @@ def test_two_machines_with_the_same_name_cause_a_warning(
     frontier.hello("machine/1", PROTOCOL, WorkerInfo(stays=True))
     frontier.hello("machine/1", PROTOCOL)  # its copy on another machine
     frontier.extend("machine/1", held, 120.0)
-    assert [message for message in caplog.messages if "two machines share a store.json" in message]
+    assert [message for message in caplog.messages if "directories have the same store.json" in message]
 
 
 def test_an_expired_lease_is_no_sign_of_a_second_machine(

@@ -156,7 +156,7 @@ def test_an_entry_that_is_not_a_regular_file_does_not_end_a_refresh(
     odd.rename(tmp_path / "elsewhere")
     add(odd)
     ended = call("run", "-w", 0, "--refresh")
-    assert ended.code == 0 and f"{odd.name} was not a regular file; moved to" in ended.err
+    assert ended.code == 0 and f"{odd.name} was not a regular file and was moved to" in ended.err
     assert_whole(job)
 
 

@@ -283,8 +283,8 @@ def test_reasons_are_given_with_commas_and_repeated_options(texts: list[str], re
         ("dns,5xx", "--only: unknown reason '5xx'. Did you mean 'http-5xx'?"),
         ("robot", "Did you mean 'robots'"),
         ("http-099", "--only: unknown reason 'http-099'. Did you mean 'http-"),
-        ("", "--only needs a reason"),
-        (",", "--only needs a reason"),
+        ("", "--only needs the reasons"),
+        (",", "--only needs the reasons"),
         ("\x1b[2J", "known: "),
     ],
 )

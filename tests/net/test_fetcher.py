@@ -60,7 +60,7 @@ def test_a_body_over_the_cap_is_refused_after_reading_the_cap() -> None:
 
 def test_a_content_length_over_the_cap_is_refused_unread() -> None:
     response = answer(headers={"content-length": "1001"})
-    with pytest.raises(RequestFailed, match="too-large: 1001 bytes announced"):
+    with pytest.raises(RequestFailed, match="too-large: the response has 1001 bytes"):
         response.read()
     assert response.received == 0
 

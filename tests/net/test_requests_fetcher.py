@@ -299,7 +299,7 @@ def test_a_slow_body_that_is_fast_enough_is_read() -> None:
 
 @pytest.mark.parametrize("script", [flood_of_headers, flood_of_interim_answers])
 def test_the_size_of_all_headers_is_capped(script: Script) -> None:
-    assert f"headers of more than {MAX_HEADER_BYTES} bytes" in str(failure_of(script, TransferLimits()))
+    assert f"the headers have more than {MAX_HEADER_BYTES} bytes" in str(failure_of(script, TransferLimits()))
 
 
 @pytest.mark.parametrize("script", [two_hundred_headers, one_long_header, one_long_header_in_pieces])

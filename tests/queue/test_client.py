@@ -424,7 +424,7 @@ def test_a_master_must_answer_each_outcome() -> None:
         def call(self, ident: str | None, method: str, *arguments: object, seconds: float = 0.0) -> object:
             return ()
 
-    with pytest.raises(MessageError, match="confirm each result"):
+    with pytest.raises(MessageError, match="confirmed 0 results instead of 1"):
         ResultQueueProxy(Silent()).put("me", [Outcome(status="done", token="t")])
 
 

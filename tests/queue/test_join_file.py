@@ -106,7 +106,7 @@ def _broken(**fields: object) -> str:
         (_broken(addresses=[]), "not a join file"),
         (_broken(addresses=["nowhere"]), "not a join file"),
         (_broken(crawl="x" * 70_000), "not a join file"),
-        ('{"v": 2, "else": []}', "of version 2, not 1"),
+        ('{"v": 2, "else": []}', "has version 2 of the join file, and this release reads version 1"),
     ],
 )
 def test_an_invalid_join_file_is_refused_in_one_line(tmp_path: Path, text: str, complaint: str) -> None:

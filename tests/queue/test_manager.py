@@ -399,8 +399,8 @@ def test_an_invalid_server_configuration_is_refused_in_one_line(serve: Serve, fr
     for unserved, complaint in [
         (QueueManager(None, AUTHKEY), "no frontier to serve"),
         (QueueManager(None, b"crawler", frontier=frontier), "random"),
-        (QueueManager(("0.0.0.0", 0), AUTHKEY, frontier=frontier), "reached by other machines"),
-        (QueueManager(("", 0), AUTHKEY, frontier=frontier), "reached by other machines"),
+        (QueueManager(("0.0.0.0", 0), AUTHKEY, frontier=frontier), "other machines can connect to"),
+        (QueueManager(("", 0), AUTHKEY, frontier=frontier), "other machines can connect to"),
         (QueueManager(busy, AUTHKEY, frontier=frontier), r"can't listen on 127.0.0.1.*in use.*Try --listen 127.*:0"),
     ]:
         with pytest.raises(ConfigError, match=complaint):

@@ -219,7 +219,7 @@ def test_an_unknown_scheme_is_refused_in_one_line() -> None:
 def test_without_the_extra_the_message_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec", None)
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
-    with pytest.raises(ConfigError, match=r"s3:// needs an extra: pip install imgcrawler\[cloud\]"):
+    with pytest.raises(ConfigError, match=r"s3:// needs an extra that is missing: pip install imgcrawler\[cloud\]"):
         store_at("s3://bucket/x")
 
 

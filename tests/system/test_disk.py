@@ -184,7 +184,7 @@ def test_a_run_pauses_while_its_disk_is_full_and_then_continues(
         check_uncharged(server, job, threads=8)
     paused, going_on = (line for line in run.said.splitlines() if line.startswith("crawler: "))
     assert f"({job}, 0.0 MB free); resumes by itself once some space is free, or ends after 600 s" in paused
-    assert going_on.startswith(f"crawler: resumed: {job} can be written again, ")
+    assert going_on.startswith(f"crawler: resumed: {job} accepts data again, ")
     check_whole(job, job, number=200)
 
 

@@ -114,5 +114,5 @@ def test_a_duplicate_left_under_another_name_is_spare_and_an_unknown_file_foreig
 def test_an_invalid_template_is_refused_in_one_line(start: Start, tmp_path: Path) -> None:
     command = start("run", "run", "http://127.0.0.1:9/", "-o", tmp_path / "out", "--name", "{hots}/{path}")
     assert command.ends() == 2
-    assert command.said.startswith("crawler: name has no field {hots} (known: host, path, ")
+    assert command.said.startswith("crawler: there is no field {hots} for the name template (known: host, path, ")
     assert command.said.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -70,7 +70,7 @@ def test_another_user_is_informed_about_the_required_permissions(place: Path, tm
     (job / "frontier.sqlite").chmod(0)
     ended = as_nobody(command, other, job, place)
     assert ended.returncode == 3
-    complaint = f"crawler: no permission to read {job}/frontier.sqlite: run this as its owner"
+    complaint = f"crawler: no permission to read {job}/frontier.sqlite: run the command as the owner of that file"
     assert ended.stderr.splitlines()[-1] == complaint
 
 

@@ -35,7 +35,7 @@ def test_a_finished_crawl_says_that_nothing_was_to_do_and_names_refresh(call: Ca
         head, *rest = ended.err.splitlines()
         assert ended.code == 0 and head.startswith("Nothing to do: this crawl finished on 20")
         assert ": 3 images saved (" in head
-        assert "To look for new, changed or gone images:  crawler run -o out --refresh" in rest
+        assert "To look for new, changed or removed images:  crawler run -o out --refresh" in rest
     assert first.err.count("Nothing to do") == 0 and "Resuming" not in third.err
     assert again.err.splitlines()[0] == third.err.splitlines()[0]  # reading the status does not change when it finished
 

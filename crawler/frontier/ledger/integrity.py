@@ -148,7 +148,7 @@ def telling_damage(path: Path, *, is_opening: bool = False) -> Iterator[None]:
 def need_readable(path: Path) -> None:
     """Raise `DiskError` if this user may not read a crawl's database: it holds secrets, so only its owner may."""
     if not os.access(path, os.R_OK):
-        raise DiskError(f"no permission to read {path}: run this as its owner")
+        raise DiskError(f"no permission to read {path}: run the command as the owner of that file")
 
 
 def damaged(path: Path, detail: str) -> DiskError:

@@ -69,7 +69,7 @@ class ListHandler:
             position = chunk.read(position)
         except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: a NUL in the path too
             failed = failure(request, RequestFailed("lost-file"))
-            logger.warning("can't read the list %s: %s", request.url, error)
+            logger.warning("can't read the list %s, so its other rows are skipped: %s", _path(request.url), error)
             return structs.replace(
                 failed, discovered=tuple(chunk.requests), rejected=chunk.rejected, shortened=chunk.shortened
             )
@@ -143,7 +143,7 @@ class _Chunk:
         request = self._request
         columns = find_columns(row.names, request.entries)
         if columns is None:
-            raise ValueError("no field with a known URL name")
+            raise ValueError("the row has no field that is known to hold a URL, such as 'url'")
         item = read_item(columns, row.values, MAX_ROW[request.entries])
         if "\ufffd" in item.url:
             raise ValueError(f"not UTF-8: {item.url[:200]!r}")

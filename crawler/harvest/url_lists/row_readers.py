@@ -103,7 +103,8 @@ def _line_rows(file: BinaryIO | gzip.GzipFile, path: Path, entries: Kind, start:
         return
     table = _table(head, delimiters or "\t,;|", entries, is_sure=bool(delimiters)) if first else None
     if table is None and delimiters and first:
-        raise ConfigError(f"{path} has no column of URLs; name one of them 'url' in its first line")
+        advice = "name the column of URLs 'url', in the first line of the file"
+        raise ConfigError(f"{path} has no column that is known to contain URLs; {advice}")
     if table is None:
         yield from map(_text_row, _skip_to(_lines(file, _MAX_LINE), start))
     else:
@@ -277,7 +278,8 @@ def _parquet_rows(file: BinaryIO, path: Path, entries: Kind, start: int) -> Iter
         table = parquet.ParquetFile(file)
         names = tuple(field.name for field in table.schema_arrow if _is_plain(arrow, field.type))
         if find_columns(names, entries) is None:
-            raise ConfigError(f"{path} has no column of URLs; name one of them 'url'")
+            advice = "name the column of URLs 'url'"
+            raise ConfigError(f"{path} has no column that is known to contain URLs; {advice}")
         number = 0
         for group in range(table.num_row_groups):
             size = table.metadata.row_group(group).num_rows

@@ -219,7 +219,7 @@ def test_an_object_without_a_url_is_a_bad_line(tmp_path: Path, caplog: pytest.Lo
     path = tmp_path / "a.jsonl"
     path.write_text('{"picture_of": "a cat"}\n')
     assert rejected(read(path, "image")) == 1
-    assert caplog.messages == [f"{path}:1: no field with a known URL name"]
+    assert caplog.messages == [f"{path}:1: the row has no field that is known to hold a URL, such as 'url'"]
 
 
 def test_a_url_in_another_encoding_is_rejected_and_texts_are_not(tmp_path: Path) -> None:
@@ -240,7 +240,10 @@ def test_a_truncated_compressed_file_fails_at_its_end(tmp_path: Path) -> None:
 def test_a_table_without_urls_is_a_config_error(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("name,size\nx,1\n")
-    with pytest.raises(ConfigError, match=r"a\.csv has no column of URLs; name one of them 'url'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"a\.csv has no column that is known to contain URLs; name the column of URLs 'url'",
+    ):
         ListHandler().handle(request(path))
     with pytest.raises(ConfigError, match="no column"):
         check_list(path, "image")

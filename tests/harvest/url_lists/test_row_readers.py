@@ -80,7 +80,10 @@ def test_an_empty_list_has_no_values(folder: Path, name: str, data: str) -> None
 
 @pytest.mark.parametrize(
     ("name", "text", "match"),
-    [("a.csv", "a,b\n1,2\n", "no column of URLs"), ("a.json", ' [\n{"url": "http://a/"}]', "one JSON array")],
+    [
+        ("a.csv", "a,b\n1,2\n", "no column that is known to contain URLs"),
+        ("a.json", ' [\n{"url": "http://a/"}]', "one JSON array"),
+    ],
 )
 def test_a_file_without_a_recognisable_url_column_is_refused(folder: Path, name: str, text: str, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
@@ -192,7 +195,7 @@ def test_parquet_values_beyond_the_range_of_python_are_none(tmp_path: Path) -> N
 
 
 def test_parquet_without_urls_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no column of URLs"):
+    with pytest.raises(ConfigError, match="no column that is known to contain URLs"):
         list(read_rows(table(tmp_path / "a.parquet", {"x": [1]}), "image"))
 
 
