@@ -80,7 +80,8 @@ def test_a_file_given_as_a_site_is_2_and_nothing_is_written(call: Call) -> None:
     for arguments in (["laion.csv"], ["laion.csv", "--images", "-"], [SEED, "laion.csv"], ["./laion.csv", "-w", "0"]):
         ended = call("run", *arguments, given=b"http://127.0.0.1:1/a.png")
         assert ended.code == 2
-        assert "laion.csv is a file. Image URLs in it: --images " in ended.complaint and "-i " in ended.complaint
+        assert "laion.csv is a file and not a URL: if it lists image URLs, use --images " in ended.complaint
+        assert "if it lists pages to crawl, use -i " in ended.complaint
     assert [path.name for path in Path().iterdir()] == ["laion.csv"]
 
 
