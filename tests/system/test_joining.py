@@ -129,12 +129,12 @@ def test_a_crawl_works_on_a_file_system_without_modes(
         crawl = start("run", "run", *flags, "-o", tmp_path / "out", "-w", 2)
         assert crawl.ends() == 0, crawl.said
         assert [row.status for row in manifest_of(tmp_path / "out")] == ["success"] * 8
-        assert crawl.said.count("it is on a file system without permissions") == 1, crawl.said
+        assert crawl.said.count("because its file system keeps no permissions") == 1, crawl.said
         master = start("master", "harvest", *flags, "-o", tmp_path / "job")
         wait_until(lambda: (tmp_path / "job" / "join").exists(), "a join file")
         machine = start("machine", "download", tmp_path / "job" / "join", "-o", tmp_path / "machine", "--allow-private")
         assert (machine.ends(), master.ends()) == (0, 0), machine.said + master.said
-        assert "it is on a file system without permissions" in machine.said
+        assert "because its file system keeps no permissions" in machine.said
 
 
 def test_a_downloader_reads_the_join_file_from_a_pipe(start: Start, web: DemoServer, tmp_path: Path) -> None:
