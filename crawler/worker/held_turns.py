@@ -48,6 +48,11 @@ class HeldTurn:
         self.settled += 1
         return not self.is_shared_out
 
+    @property
+    def changes_pace(self) -> bool:
+        """Whether the frontier may learn from its outcomes that the host needs a pause, or a gap (``Crawl-delay``)."""
+        return self.is_over or self.misses > 0 or self.turn.leases[0].request.kind == "robots"
+
     def share_out(self, now: float) -> list[Outcome]:
         """Return released outcomes for the requests behind a slow one, if other workers may visit the host."""
         remaining = self.turn.leases[self.settled + 1 :]
@@ -146,9 +151,8 @@ class HeldTurns:
         """Record that the last response of a turn is complete."""
         with self.changed:
             self.busy -= 1
-            if held.turn.gap or held.is_over:
-                # The outcomes come first: they may say that the host needs a pause.
-                self.events.put(EndedTurn(held.turn.id))
+            if held.turn.gap or held.changes_pace:
+                self.events.put(EndedTurn(held.turn.id))  # the outcomes come first
             else:
                 self._freed.put(held.turn.id)
             if held.turn.gap or not self.busy:
@@ -224,6 +228,7 @@ class HeldTurns:
         with self.changed:
             self._avoided.reported(outcomes, self.clock())
             self._turns = {turn_id: held for turn_id, held in self._turns.items() if held.open}
+            self.changed.notify_all()
 
     def renew(self, tokens: Mapping[str, HeldTurn], renewal: Renewal, asked_at: float) -> bool:
         """Extend the leases of ``tokens``, except lost ones, whose turns end. Return whether a lease was lost."""

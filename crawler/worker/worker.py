@@ -34,6 +34,8 @@ _POLL = 1.0
 _FIRST_TURNS = 4
 #: Most requests of one lease call.
 _MOST_REQUESTS = 256
+#: Unreported outcomes at which a worker asks for no more: its disk is slower than its downloads.
+_MOST_UNREPORTED = 1_024
 #: Seconds for which a busy host that names no time is avoided, until the frontier has decided.
 _AVOID_SECONDS = 1.0
 
@@ -202,7 +204,7 @@ class Worker:
         settings = self._settings
         while not self._stopping.is_set():
             with self._changed:
-                if not self._changed.wait_for(lambda: self.turns.busy < min(self._max_turns, self._appetite), NAP):
+                if not self._changed.wait_for(self._has_room, NAP):
                     continue
             asked_at = self.clock()
             grant = self._frontier.lease(tuple(self._handlers), self._limit(), settings.lease, _POLL)
@@ -212,6 +214,11 @@ class Worker:
             for turn in grant.turns:
                 runner.start(self.turns.add(turn, asked_at))
         return "draining"
+
+    def _has_room(self) -> bool:
+        """Return whether to ask for more turns."""
+        is_idle = self.turns.busy < min(self._max_turns, self._appetite)
+        return is_idle and self.turns.events.qsize() < _MOST_UNREPORTED
 
     def _limit(self) -> int:
         """Return how many requests to lease. With 0, the frontier reports only its state.

@@ -242,7 +242,7 @@ class Life:
 
     def _end(self, held: Held) -> None:
         self._busy -= 1
-        if held.turn.gap or held.is_over:
+        if held.turn.gap or held.changes_pace:
             self._finished.append(Ended(held.turn.id))
             self._commit()
             self._ask()

@@ -150,6 +150,57 @@ def test_a_host_without_a_gap_is_free_before_the_files_of_its_turn_are_durable()
     assert frontier.stats().success == 2
 
 
+def test_the_first_request_waits_for_the_crawl_delay_that_robots_txt_names() -> None:
+    frontier = SqliteFrontier(None, Policy(delay=0.0, per_host=4, patience=0.5))
+    frontier.put(images(1))
+    rules = Outcome(status="done", robots=RobotsRules(crawl_delay=0.5))
+    handler = Handle(lambda request: rules if request.kind == "robots" else good(request))
+    assert Worker("w1", frontier, {"robots": handler, "image": handler}, FAST).run() == "drained"
+    assert len(handler.starts) == 2 and handler.starts[1] - handler.starts[0] >= 0.5
+
+
+def test_a_host_that_is_down_is_not_free_before_the_frontier_knows_of_it() -> None:
+    """The report of the first miss comes late, and no second request starts before it."""
+    is_reported = threading.Event()
+
+    class Slow(Shelf):
+        def keep(self, outcomes: Sequence[Outcome]) -> None:
+            if outcomes and not is_reported.is_set():
+                time.sleep(0.5)
+                is_reported.set()
+
+    def answer(request: Request) -> Outcome:
+        early.append(not is_reported.is_set())
+        return failure(request, RequestFailed("connect", retryable=True, down="host"))
+
+    early: list[bool] = []
+    frontier = SqliteFrontier(None, Policy(robots=False, delay=0.0, per_host=1, patience=0.5))
+    frontier.put(images(5))
+    settings = WorkerSettings(threads=2, batch=1)
+    worker(frontier, Handle(answer), settings=settings, store=Slow()).run()
+    assert early.count(True) == 1
+
+
+def test_a_worker_whose_disk_is_slower_than_its_downloads_leaves_work_to_others(
+    frontier: SqliteFrontier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crawler.worker.worker._MOST_UNREPORTED", 20)
+    is_free = threading.Event()
+
+    class Slow(Shelf):
+        def keep(self, outcomes: Sequence[Outcome]) -> None:
+            assert is_free.wait(20)
+
+    frontier.put(images(500))
+    settings = WorkerSettings(threads=4, batch=4)
+    with running(worker(frontier, Handle(good), settings=settings, store=Slow())):
+        time.sleep(1.0)
+        leased = frontier.stats().leased
+        is_free.set()
+        assert leased < 100
+        wait_until(lambda: frontier.stats().success == 500, "all are reported")
+
+
 def test_a_worker_with_many_free_turns_asks_for_more_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = []
     frontier = SqliteFrontier(None, EAGER)
