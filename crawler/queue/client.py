@@ -270,8 +270,15 @@ class TaskQueueProxy:
         return cast(Grant, self._link.call(TASKS, "lease", worker, tuple(kinds), limit, seconds, wait, seconds=wait))
 
     def extend(self, worker: str, tokens: Sequence[str], seconds: float) -> Renewal:
-        """Renew leases; return the lost ones and the hosts that ask for a pause."""
-        return cast(Renewal, self._link.call(TASKS, "extend", worker, tuple(tokens), seconds))
+        """Renew leases; return the lost ones and the hosts that ask for a pause. Many travel in several messages."""
+        lost: list[str] = []
+        quiet: dict[str, float] = {}
+        for start in range(0, len(tokens), protocol.MAX_BATCH) or [0]:
+            portion = tuple(tokens[start : start + protocol.MAX_BATCH])
+            renewal = cast(Renewal, self._link.call(TASKS, "extend", worker, portion, seconds))
+            lost += renewal.lost
+            quiet |= renewal.quiet
+        return Renewal(lost=tuple(lost), quiet=quiet)
 
     def stats(self) -> FrontierStats:
         """Return all counts, read at one instant."""

@@ -133,6 +133,12 @@ class HeldTurns:
             return {token: held for held in self._turns.values() for token in held.open}
 
     @property
+    def held(self) -> int:
+        """Number of tokens without a verdict."""
+        with self.changed:
+            return sum(len(held.open) for held in self._turns.values())
+
+    @property
     def are_shared(self) -> bool:
         """Whether other workers may visit one of the hosts at the same time."""
         with self.changed:

@@ -34,6 +34,8 @@ _POLL = 1.0
 _FIRST_TURNS = 4
 #: Most requests of one lease call.
 _MOST_REQUESTS = 256
+#: Requests held from which on a lease call asks for few: each renewal names all of them.
+_MANY_HELD = 2_048
 #: Unreported outcomes at which a worker asks for no more: its disk is slower than its downloads.
 _MOST_UNREPORTED = 1_024
 #: Seconds for which a busy host that names no time is avoided, until the frontier has decided.
@@ -188,7 +190,7 @@ class Worker:
             failed=counts["failed"],
             unchanged=counts["unchanged"],
             received=self._received,
-            leases=len(self.turns.open),
+            leases=self.turns.held,
             trouble=self._disk.trouble,
         )
 
@@ -234,6 +236,8 @@ class Worker:
             return 1 if self._dns_breaker.may_try else 0
         with self._changed:
             free = min(self._max_turns, self._appetite) - self.turns.busy
+        if self.turns.held > _MANY_HELD:
+            return self._settings.batch
         return min(_MOST_REQUESTS, self._settings.batch * max(1, free // 4))
 
     # what the runner calls ----------------------------------------------------------------------------------------

@@ -79,6 +79,13 @@ def test_a_lease_of_more_than_fits_a_message_is_reduced(remote: RemoteFrontier, 
     assert len(remote.lease("me", ["image"], 5_000, 60.0, 0.0).turns[0].leases) == 1_000
 
 
+def test_more_leases_than_fit_a_message_are_renewed_in_several(remote: RemoteFrontier, frontier: FakeFrontier) -> None:
+    gone = [f"{n}.{'a' * 16}.{'b' * 16}" for n in range(25_000)]
+    token = remote.lease("me", ["image"], 1, 60.0, 0.0).turns[0].leases[0].token
+    assert remote.extend("me", [*gone, token], 60.0).lost == tuple(gone)
+    assert remote.extend("me", [], 60.0).lost == ()
+
+
 def test_an_unsafe_path_from_a_master_is_refused(
     remote: RemoteFrontier, frontier: FakeFrontier, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,6 +216,29 @@ def test_a_worker_with_many_free_turns_asks_for_more_at_a_time(monkeypatch: pyte
     assert limits[0] == 2 and max(limits) > 8
 
 
+def test_a_worker_that_holds_many_requests_asks_for_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns of hosts without a gap are as long as a lease call permits: of 40 such hosts, not all requests are held."""
+    monkeypatch.setattr("crawler.worker.worker._MANY_HELD", 100)
+    monkeypatch.setattr("crawler.worker.worker._FIRST_TURNS", 40)
+    is_free = threading.Event()
+
+    def answer(request: Request) -> Outcome:
+        assert is_free.wait(20)
+        return good(request)
+
+    frontier = SqliteFrontier(None, Policy(robots=False, delay=0.0, patience=0.5))
+    frontier.put([Request(url=f"http://h{host}.example/{n}.jpg", kind="image") for host in range(40) for n in range(50)])
+    settings = WorkerSettings(threads=40, batch=4)
+    with running(worker(frontier, Handle(answer), settings=settings)) as thread:
+        wait_until(lambda: frontier.stats().leased >= 100 + 30 * 4, "many requests are leased")
+        time.sleep(0.2)
+        leased = frontier.stats().leased
+        is_free.set()
+        assert leased <= 100 + 40 + 40 * 4
+        thread.join(20)
+    assert frontier.stats().success == 2_000
+
+
 def test_the_pace_of_a_turn_is_kept() -> None:
     frontier = SqliteFrontier(None, Policy(robots=False, delay=0.1))
     frontier.put(images(8))
