@@ -227,7 +227,9 @@ def test_a_worker_that_holds_many_requests_asks_for_few_at_a_time(monkeypatch: p
         return good(request)
 
     frontier = SqliteFrontier(None, Policy(robots=False, delay=0.0, patience=0.5))
-    frontier.put([Request(url=f"http://h{host}.example/{n}.jpg", kind="image") for host in range(40) for n in range(50)])
+    frontier.put(
+        [Request(url=f"http://h{host}.example/{n}.jpg", kind="image") for host in range(40) for n in range(50)]
+    )
     settings = WorkerSettings(threads=40, batch=4)
     with running(worker(frontier, Handle(answer), settings=settings)) as thread:
         wait_until(lambda: frontier.stats().leased >= 100 + 30 * 4, "many requests are leased")
