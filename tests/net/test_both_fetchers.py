@@ -186,7 +186,7 @@ RESPONSES: dict[str, bytes] = {
     "chunks and a length": body(
         b"Transfer-Encoding: chunked", b"Content-Length: 3", content=b"7\r\npicture\r\n0\r\n\r\n"
     ),
-    "identity": body(b"Transfer-Encoding: identity", b"Content-Length: 7"),
+    "identity": body(b"Transfer-Encoding: identity"),
     "part without a request for it": body(
         b"Content-Range: bytes 0-6/100", b"Content-Length: 7", status=b"HTTP/1.1 206 Partial Content"
     ),
@@ -197,6 +197,10 @@ REFUSED: dict[str, tuple[bytes, int | str]] = {
     "compressed transfer": (
         body(b"Transfer-Encoding: gzip, chunked", content=b"7\r\npicture\r\n0\r\n\r\n"),
         "unsupported-format",
+    ),
+    "identity and a length": (
+        body(b"Transfer-Encoding: identity", b"Content-Length: 7", content=b"picture and more"),
+        200,
     ),
     "two targets": (body(b"Location: /a", b"Location: /b", status=b"HTTP/1.1 302 Found"), 302),
     "no colon": (body(b"not a header", b"Content-Length: 7"), 200),
