@@ -193,8 +193,9 @@ def test_a_worker_whose_disk_is_slower_than_its_downloads_leaves_work_to_others(
 
     frontier.put(images(500))
     settings = WorkerSettings(threads=4, batch=4)
-    with running(worker(frontier, Handle(good), settings=settings, store=Slow())):
-        time.sleep(1.0)
+    slow = worker(frontier, Handle(good), settings=settings, store=Slow())
+    with running(slow):
+        wait_until(lambda: slow.turns.events.qsize() >= 20 and not slow.turns.busy, "all that was leased is handled")
         leased = frontier.stats().leased
         is_free.set()
         assert leased < 100
