@@ -509,6 +509,6 @@ def _read_head(head: bytes) -> tuple[Headers, int | None]:
     is_coded = bool(transfer_codings(headers.get("transfer-encoding", "")))
     length = None if is_coded else content_length(headers.getlist("content-length"))
     if length is not None and "transfer-encoding" in headers:
-        raise UnreadableHead("connect", "a length that libcurl ignores, beside a coding that is none")
+        raise UnreadableHead("connect", "a length that libcurl ignores, because of an unknown transfer coding")
     headers.replace("content-length", *([] if length is None else [str(length)]))
     return headers, length

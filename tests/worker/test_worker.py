@@ -160,20 +160,21 @@ def test_the_first_request_waits_for_the_crawl_delay_that_robots_txt_names() -> 
 
 
 def test_a_host_that_asked_for_a_pause_is_not_free_before_the_frontier_knows_of_it() -> None:
-    """While the report of the 503 is late, no other worker gets a turn of the host."""
-    turns: list[int] = []
+    """While the report of the 503 is late, the frontier grants no other turn of the host."""
+    leased: list[int] = []
+    frontier = SqliteFrontier(None, Policy(robots=False, delay=0.0, per_host=1, patience=0.5))
 
     class Slow(Shelf):
         def keep(self, outcomes: Sequence[Outcome]) -> None:
-            if outcomes and not turns:
+            if outcomes and not leased:
                 time.sleep(0.2)
-                turns.append(len(frontier.lease("w2", ["image"], 1, 10.0, 0.0).turns))
+                leased.append(frontier.stats().leased)
 
     busy = Outcome(status="retry", reason="http-503", retry_in=100.0, host_wait=100.0, overloaded=True)
-    frontier = SqliteFrontier(None, Policy(robots=False, delay=0.0, per_host=1, patience=0.5))
     frontier.put(images(5))
-    worker(frontier, Handle(lambda request: busy), settings=WorkerSettings(threads=2), store=Slow()).run()
-    assert turns == [0]
+    settings = WorkerSettings(threads=2, batch=1)
+    worker(frontier, Handle(lambda request: busy), settings=settings, store=Slow()).run()
+    assert leased == [1]
 
 
 def test_a_host_that_is_down_is_not_free_before_the_frontier_knows_of_it() -> None:
