@@ -96,7 +96,6 @@ class _ScaledJpeg(ImageFile.ImageFile):
     def __init__(self, data: bytes, width: int, height: int) -> None:
         self._canvas = width, height
         super().__init__(BytesIO(data))
-        self.decodermaxblock = len(data)
 
     def _open(self) -> None:
         width, height = self._canvas

@@ -38,7 +38,7 @@ _ROBOTS_ATTEMPTS = 4
 
 
 #: Least seconds of a turn whose host may have several at a time, if enough waits.
-_MOMENT = 0.25
+_SHORT_TURN_SECONDS = 0.25
 
 
 class Policy(Struct, frozen=True, kw_only=True):
@@ -91,13 +91,13 @@ def turn_size(waiting: int, *, asked: int, gap: float, latency: float, free_turn
     """Return the size of the next turn of a host: requests for ten seconds, or the free turns' equal shares if less.
 
     If the host may have several turns at a time (``most_turns``), a turn is half of an equal share of what waits, and
-    at least for a moment: turns become short towards the end, so that all workers end together.
+    at least a quarter of a second: turns become short towards the end, so that all workers end together.
     """
     pace = max(gap, latency)
     timely = int(min(asked, TURN_SECONDS / pace)) if pace > 0 else asked
     if most_turns > 1:
-        moment = int(min(asked, _MOMENT / pace)) if pace > 0 else asked
-        timely = min(timely, max(moment, waiting // (2 * most_turns)))
+        shortest = int(min(asked, _SHORT_TURN_SECONDS / pace)) if pace > 0 else asked
+        timely = min(timely, max(shortest, waiting // (2 * most_turns)))
     share = -(-waiting // max(1, free_turns))
     return max(1, min(asked, timely, share))
 

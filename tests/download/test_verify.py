@@ -86,6 +86,13 @@ def test_a_jpeg_of_twelve_bits_is_unsupported() -> None:
     assert reason_for(data[:precision] + b"\x0c" + data[precision + 1 :]) == "unsupported-format"
 
 
+@pytest.mark.parametrize("process", [0xC3, 0xC5, 0xC9, 0xCA, 0xCF], ids=hex)
+def test_a_jpeg_of_a_process_that_browsers_lack_is_unsupported(process: int) -> None:
+    """With another marker, the decoder would read Huffman codes as arithmetic ones, and accept any."""
+    data = picture("JPEG").replace(b"\xff\xc0", b"\xff" + bytes([process]), 1)
+    assert reason_for(data) == "unsupported-format"
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_canvas_above_the_limit_is_refused(name: str) -> None:
     info = inspect_image(data := MAKERS[name]())

@@ -17,9 +17,10 @@ _MAX_JUNK = 65_536
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _JPEG_END, JPEG_SCAN = 0xD9, 0xDA
 _JPEG_ALONE = frozenset({0x01, 0xD8})  # markers without a length
-_JPEG_PROGRESSIVE = frozenset({0xC2, 0xCA})
-_JPEG_OTHER_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF})
-_JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA}) | _JPEG_OTHER_FRAMES
+_JPEG_PROGRESSIVE = 0xC2
+#: Lossless and hierarchical processes, and those with arithmetic coding: browsers show none of them.
+_JPEG_OTHER_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
+_JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2}) | _JPEG_OTHER_FRAMES
 _JPEG_INDEX = 0xE2
 _JPEG_METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 
@@ -46,7 +47,7 @@ def read_outline(data: bytes) -> Outline:
             pixels = max(pixels, width * height)
             samples = max(samples, _jpeg_samples(data, start, width * height))
             sizes.append((width, height, data[start + 9]))
-            is_progressive |= code in _JPEG_PROGRESSIVE
+            is_progressive |= code == _JPEG_PROGRESSIVE
         scans += code == JPEG_SCAN
         if scans > _MAX_SCANS or (scans > 1 and scans * pixels > _MAX_SCANNED):
             raise InvalidImage("decompression-limit", f"JPEG of {scans} scans over {pixels} pixels")
