@@ -1,4 +1,4 @@
-"""Reports of outcomes: when they go, and what a failed flush gives back."""
+"""Reports of outcomes and of ended turns: when they go, and what a failed flush gives back."""
 
 import threading
 import time
@@ -14,6 +14,7 @@ from crawler.store.result_store import ResultStore
 from crawler.worker.committer import Committer
 from crawler.worker.held_turns import HeldTurn, HeldTurns
 from crawler.worker.patient_calls import PatientFrontier, PatientStore
+from crawler.worker.turn_maintenance import maintain_turns
 
 PATIENCE = 20.0
 
@@ -130,3 +131,12 @@ def test_the_end_of_a_turn_without_a_gap_is_left_to_another_thread() -> None:
         reports.wait_for(1)
     assert [ended for _, ended in reports.taken] == [["t"]]
     assert turns.take_freed() == ["t"]
+
+
+def test_no_ended_turn_is_forgotten_at_the_end() -> None:
+    reports, turns, over = Reports(), HeldTurns(60.0, 1.0, time.monotonic), threading.Event()
+    turns.end(held(turns, gap=0.0))
+    over.set()
+    frontier = PatientFrontier("w", reports, over)  # type: ignore[arg-type]  # only `complete` is called
+    maintain_turns(frontier, turns, 1.0, over, lambda: None)
+    assert reports.taken == [([], ["t"])]
