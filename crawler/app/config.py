@@ -71,9 +71,14 @@ class CrawlSettings(Struct, frozen=True, kw_only=True):
     max_pages: Annotated[_Count | None, _flag("Crawl at most this many pages.")] = None
     max_host_pages: Annotated[_Count | None, _key("Crawl at most this number of pages of each host.")] = None
     max_host_images: Annotated[_Count | None, _key("Request at most this number of images of each host.")] = None
-    patience: Annotated[_Seconds, _flag("Maximum seconds to wait at the end for hosts that asked to wait.")] = 60.0
+    patience: Annotated[
+        _Seconds, _flag("Maximum seconds to wait, at the end, for hosts that asked the crawler to come back later.")
+    ] = 60.0
     pin: Annotated[
-        str, _flag("Set aside pictures that differ from this manifest; '' turns this off.", metavar="FILE")
+        str,
+        _flag(
+            "Manifest of an earlier crawl: set aside pictures that differ from it; '' turns this off.", metavar="FILE"
+        ),
     ] = ""
 
     @property
@@ -87,10 +92,14 @@ class HarvestSettings(Struct, frozen=True, kw_only=True):
     """Pages to crawl. See `crawler help running`."""
 
     #: The default is deep for a site and shallow for a crawler trap.
-    depth: Annotated[_Number, _flag("Number of links to follow from a start page (seed); 0 for none.", short="-d")] = 20
+    depth: Annotated[
+        _Number, _flag("Maximum number of links from a start page (seed) to a page; 0: start pages only.", short="-d")
+    ] = 20
     scope: Annotated[_Scope, _flag("Pages to crawl; pictures may be on any host.")] = "host"
     #: Patterns of `crawler.harvest.url_patterns`.
-    include: Annotated[tuple[str, ...], _flag("Pages to crawl, such as /photos/* or re:REGEX.", metavar="PATTERN")] = ()
+    include: Annotated[
+        tuple[str, ...], _flag("Crawl only pages that match, such as /photos/* or re:REGEX.", metavar="PATTERN")
+    ] = ()
     exclude: Annotated[tuple[str, ...], _flag("URLs to skip, such as */print/*.", metavar="PATTERN")] = ()
     candidates: Annotated[Literal["largest", "first", "all"], _flag("Which sizes of a picture to download.")] = (
         "largest"
@@ -113,7 +122,9 @@ class PolitenessSettings(Struct, frozen=True, kw_only=True):
     """Politeness towards hosts. See `crawler help politeness`."""
 
     delay: Annotated[_Seconds | None, _flag("Minimum seconds between requests to a host.", "1; loopback: 0")] = None
-    per_host: Annotated[_Count | None, _flag("Parallel requests per host, with --delay 0.", "1; loopback: 16")] = None
+    per_host: Annotated[_Count | None, _flag("Parallel requests per host; only with --delay 0.", "1; loopback: 16")] = (
+        None
+    )
     robots: Annotated[bool, _flag("Neither request nor obey robots.txt (setting: robots = false).")] = True
     tdmrep: Annotated[bool, _key("Also request /.well-known/tdmrep.json of each origin.")] = False
     user_agent: Annotated[str, _flag("The User-Agent header.", "imgcrawler/VERSION (+CONTACT)")] = ""
@@ -161,7 +172,9 @@ class QueueSettings(Struct, frozen=True, kw_only=True):
     listen: Annotated[str, _flag("Address for downloaders; port 0 picks a free one.", metavar="HOST:PORT")] = (
         "127.0.0.1:0"
     )
-    advertise: Annotated[str, _flag("Name by which downloaders find this machine.", "its own", metavar="HOST")] = ""
+    advertise: Annotated[
+        str, _flag("Name or address at which downloaders reach this machine.", "its own", metavar="HOST")
+    ] = ""
     #: The queue's messages allow no more than an hour.
     lease: Annotated[float, Meta(gt=0, le=3_600), _key("Seconds after which a silent worker loses its leases.")] = 120.0
 

@@ -91,7 +91,7 @@ def harvest(**flags: Any) -> int:
     """Start a master: crawl pages and hand out the images to downloaders.
 
     The command writes the file OUTPUT/join, which contains the address and the key of the master. Each downloader needs
-    it: to download on another machine, copy the file there and start `crawler download` with it.
+    this file: to download on another machine, copy it there and start `crawler download` with it.
     """
     from crawler.cli.crawling import crawl_command
 
@@ -111,7 +111,7 @@ def download(
 ) -> int:
     """Start a downloader: save the images that a master hands out, until the crawl is over.
 
-    JOIN is the join file that the master has written, or a copy of it; - for standard input.
+    JOIN is the join file that the master has written, or a copy of it. With - it is read from standard input.
     """
     from crawler.cli.downloading import download_command
 
@@ -142,7 +142,7 @@ def stop(directory: Path, worker: str | None) -> int:
 @cli.command(topic="distributed")
 @click.argument("directory", type=click.Path(path_type=Path))
 def pause(directory: Path) -> int:
-    """Pause a running crawl: downloads in progress are finished."""
+    """Pause a running crawl: downloads in progress still complete, and no others start."""
     from crawler.cli.steering import order_command
 
     return order_command(directory, "pause")
@@ -165,10 +165,11 @@ def resume(directory: Path) -> int:
 @about_this_machine
 @about_output
 def retry(directory: Path, only: tuple[str, ...], **flags: Any) -> int:
-    """Queue failed images and pages again, and resume the crawl as it was started (`run` or `harvest`).
+    """Queue failed images and pages again, and resume the crawl with its command (`run` or `harvest`).
 
-    Without --only, this retries failures that may be temporary: of the network, of a busy or broken host, or of a
-    downloader's machine. It does not retry what the site, the content or the settings have excluded.
+    Without --only, this retries failures that may be temporary: errors of the network, busy or broken hosts, and
+    problems of a downloader's machine. It does not retry URLs that the site refuses, files that are not valid pictures,
+    and what the settings exclude.
     """
     from crawler.cli.crawling import retry_command
     from crawler.maintenance.retry_reasons import parse_reasons

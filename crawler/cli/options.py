@@ -141,7 +141,10 @@ def _flags(*names: str) -> Callable[[_Decorated], _Decorated]:
 about_output = _group(
     click.option("-q", "--quiet", is_flag=True, help="Print no progress and no warnings; results and errors remain."),
     click.option(
-        "-v", "--verbose", is_flag=True, help="Print all log messages, too, and each result even on a terminal."
+        "-v",
+        "--verbose",
+        is_flag=True,
+        help="Also print all log messages, and a line for each result even on a terminal.",
     ),
     click.option("--debug", is_flag=True, help="Print debug messages and tracebacks."),
 )
