@@ -196,7 +196,8 @@ def test_a_redirect_loop_is_left_and_interrupted_responses_are_retried_a_few_tim
     crawled: tuple[Pages, Summary, set[str]],
 ) -> None:
     asked = crawled[0].asked
-    assert 11 <= asked["/circle"] <= 33  # restarted when the host asks for a pause in the middle of it
+    # 20 redirects; before them up to 20 requests, if the host asks for its one pause in the middle of a first try.
+    assert 21 <= asked["/circle"] <= 20 + 21
     assert max(asked["/frames"], asked["/loop.css"]) <= 4
     assert asked["/cut"] == asked["/no-last-chunk"] == 5
     assert asked["/large"] == asked["/bomb"] == asked["/endless"] == 1
