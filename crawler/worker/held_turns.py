@@ -133,7 +133,7 @@ class HeldTurns:
             return {token: held for held in self._turns.values() for token in held.open}
 
     @property
-    def held(self) -> int:
+    def open_count(self) -> int:
         """Number of tokens without a verdict."""
         with self.changed:
             return sum(len(held.open) for held in self._turns.values())

@@ -190,7 +190,7 @@ class Worker:
             failed=counts["failed"],
             unchanged=counts["unchanged"],
             received=self._received,
-            leases=self.turns.held,
+            leases=self.turns.open_count,
             trouble=self._disk.trouble,
         )
 
@@ -236,7 +236,7 @@ class Worker:
             return 1 if self._dns_breaker.may_try else 0
         with self._changed:
             free = min(self._max_turns, self._appetite) - self.turns.busy
-        if self.turns.held > _MANY_HELD:
+        if self.turns.open_count > _MANY_HELD:
             return self._settings.batch
         return min(_MOST_REQUESTS, self._settings.batch * max(1, free // 4))
 

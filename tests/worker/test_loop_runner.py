@@ -141,6 +141,20 @@ class Bench:
         leases = tuple(Lease(request=request, token=request.url) for request in requests)
         self.runner.start(HeldTurn(Turn(id=name, host="a.example", gap=gap, leases=leases), 0.0))
 
+    def start_heavy(self) -> threading.Event:
+        """Fetch a heavy image, which stays in the pool until the event is set."""
+        self.is_heavy, done = True, threading.Event()
+
+        def act() -> Outcome:
+            assert done.wait(PATIENCE)
+            return Outcome(status="done")
+
+        self.act = act
+        self.start("t", "http://a.example/1")
+        self.fetches.wait_for("http://a.example/1")
+        self.fetches.end("http://a.example/1")
+        return done
+
     def close(self) -> None:
         closer = threading.Thread(target=self.runner.close)
         closer.start()
@@ -225,16 +239,7 @@ def test_no_request_starts_while_much_memory_is_in_use(make: Callable[[int], Ben
 
 def test_no_request_starts_while_large_images_are_in_the_pool(make: Callable[[int], Bench]) -> None:
     bench = make(4)
-    bench.is_heavy, done = True, threading.Event()
-
-    def act() -> Outcome:
-        assert done.wait(PATIENCE)
-        return Outcome(status="done")
-
-    bench.act = act
-    bench.start("t", "http://a.example/1")
-    bench.fetches.wait_for("http://a.example/1")
-    bench.fetches.end("http://a.example/1")
+    done = bench.start_heavy()
     bench.start("u", "http://a.example/2")
     reached = threading.Event()
     bench.loop.call(reached.set)
@@ -262,16 +267,7 @@ def test_other_requests_are_handled_in_the_pool(make: Callable[[int], Bench]) ->
 
 def test_a_heavy_image_does_not_stop_the_loop(make: Callable[[int], Bench]) -> None:
     bench = make(4)
-    bench.is_heavy, done = True, threading.Event()
-
-    def act() -> Outcome:
-        assert done.wait(PATIENCE)
-        return Outcome(status="done")
-
-    bench.act = act
-    bench.start("t", "http://a.example/1")
-    bench.fetches.wait_for("http://a.example/1")
-    bench.fetches.end("http://a.example/1")
+    done = bench.start_heavy()
     reached = threading.Event()
     bench.loop.call(reached.set)
     assert reached.wait(PATIENCE) and not bench.desk.outcomes
